@@ -1,0 +1,73 @@
+# `make evaluate` and `make test` are all that a fresh machine needs; both make .venv first.
+#   PYTHON=python3.12   the interpreter that makes .venv (3.11 or newer)
+#   ARGS="…"            passed on to rbl evaluate, or to pytest
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+# What pip is doing, without the list of what is satisfied already; its exit status counts, not the filter's.
+PIP_INSTALL = set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check
+SHOW = awk '/^(Collecting|Installing|Successfully|ERROR)/ { print "    " substr($$0, 1, 100); fflush() }'
+
+.PHONY: help evaluate test bench lint types format peers clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+evaluate: .venv/.installed ## attacks x defenses on handwritten digits, as a table (ARGS="--attack pgd …")
+	@$(BIN)/rbl evaluate $(ARGS)
+
+test: .venv/.installed-dev ## the test suite (ARGS="-k threat")
+	@$(BIN)/python -P -m pytest --ignore=tests/benchmarks $(ARGS)
+
+bench: .venv/.installed-dev ## the benchmarks (compare with the peers after make peers)
+	@$(BIN)/python -P -m pytest tests/benchmarks --benchmark-only $(ARGS)
+
+lint: .venv/.installed-dev ## ruff, its format, and the types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(MAKE) types
+
+# Types are checked on an installed copy: only there attacks/ and defenses/ are robustbench_lite.attacks and .defenses.
+types: .venv/.installed-dev ## the types alone
+	@rm -rf build .typecheck
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target .typecheck .
+	@rm -rf build
+	@cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p robustbench_lite
+
+format: .venv/.installed-dev ## let ruff fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+peers: .venv/.installed-peers ## install Foolbox, ART and torchattacks beside it, to compare with
+
+clean: ## remove what was built and cached here; keeps .venv and rbl-runs
+	@rm -rf build dist .typecheck .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# pip comes last into a new environment, so a .venv without it was left half made.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "robustbench-lite needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "==> making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | $(BIN)/pip
+	@echo "==> installing robustbench-lite (the first time takes some minutes: torch is large)"
+	@$(PIP_INSTALL) -e . | $(SHOW)
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | $(BIN)/pip
+	@echo "==> installing robustbench-lite with what tests and checks need (the first time takes some minutes)"
+	@$(PIP_INSTALL) -e '.[dev]' | $(SHOW)
+	@touch .venv/.installed $@
+
+.venv/.installed-peers: pyproject.toml | $(BIN)/pip
+	@echo "==> installing the peers"
+	@$(PIP_INSTALL) -e '.[dev,peers]' | $(SHOW)
+	@$(PIP_INSTALL) --no-deps 'torchattacks>=3.5' | $(SHOW)
+	@touch .venv/.installed .venv/.installed-dev $@

@@ -1,0 +1,1 @@
+"""The built-in attacks, one file a family (imported as `robustbench_lite.attacks`)."""

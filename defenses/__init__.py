@@ -1,0 +1,1 @@
+"""The built-in defenses, one file a family (imported as `robustbench_lite.defenses`)."""

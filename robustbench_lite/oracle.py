@@ -1,0 +1,289 @@
+"""What the adversary may see, and what it costs.
+
+An attack asks by `Oracle.query` and is shown what it declared (`Needs`), no more. The oracle counts every image that goes
+through the system (one forward) and every gradient with respect to it (one backward), per sample, and it *watches*: the
+answer to every candidate is there already, so it notes which points inside the threat break which samples. The noted
+points are `pending` until the verdict confirms them; an attack never reports a success itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.errors import CapabilityError
+from robustbench_lite.objectives import Goal, Objective
+from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import Rows, along
+from robustbench_lite.system import Outputs, System
+from robustbench_lite.threat import Threat
+
+A = TypeVar("A")
+Transform = Callable[[Tensor, Draws, Tensor], Tensor]
+
+
+class Needs(Enum):
+    """What an attack must be shown; each also shows what comes before it."""
+
+    NOTHING = "nothing"
+    LABELS = "labels"
+    SCORES = "scores"
+    GRADIENTS = "gradients"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Rows):
+    """What came of one query.
+
+    Args:
+        values: (m, n), the m objectives; empty when labels are all there is.
+        grads: (m, n, c, h, w), their gradients by the image, each row of its own sample only; None below `gradients`.
+        scores: (n, k) logits; None below `scores`.
+        labels: (n,) int64, the answers; -1 where the image was rejected.
+        adversarial: (n,) bool, whether this query broke the sample (goal and rejection included). An attack may steer
+            by it; it may not report it.
+    """
+
+    values: Tensor
+    grads: Tensor | None = None
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+    adversarial: Tensor
+
+    def __getitem__(self, index: Tensor) -> "Answer":
+        raise TypeError("an answer belongs to its query; slice what you keep of it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger(Rows):
+    """What the oracle knows of n rows.
+
+    Args:
+        forwards, backwards: (n,) int64, queries paid so far.
+        pending: (n, c, h, w), the best breaking point that no verdict has judged yet.
+        rank: (n,) float64, how good it is (margin; minimum-norm: minus its norm); -inf without one.
+        seen: (n,) int64, `forwards` when it was found.
+    """
+
+    forwards: Tensor
+    backwards: Tensor
+    pending: Tensor
+    rank: Tensor
+    seen: Tensor
+
+    @classmethod
+    def new(cls, x: Tensor) -> "Ledger":
+        """Nothing asked, nothing found."""
+        zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        rank = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+        return cls(forwards=zero, backwards=zero, pending=x, rank=rank, seen=zero)
+
+    @property
+    def found(self) -> Tensor:
+        """Which rows have a pending point, (n,) bool."""
+        return self.rank > -torch.inf
+
+    def forget(self, rows: Tensor) -> "Ledger":
+        """Drop the pending points of these rows (n,) bool: the verdict has judged them."""
+        return replace(self, rank=self.rank.masked_fill(rows, -torch.inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EOT:
+    """Answer with the average over fresh draws (Athalye et al. 2018, arXiv 1707.07397).
+
+    Args:
+        draws: how many; each counts as a query.
+        transform: (x, draws, index) -> x, one parameter set a sample and draw; None averages over the system's own
+            randomness alone. Under a transformation the draws are probes and nothing is noted: a lucky draw is no break.
+    """
+
+    draws: int = 1
+    transform: Transform | None = None
+
+
+class Oracle:
+    """The system as the adversary sees it, bound to the rows of one micro-batch.
+
+    Args:
+        system: what is queried: the deployed system, a copy made for speed, or what the adversary knows of it.
+        needs: what is shown. x, goal, threat, draws: the rows, and what is asked of them.
+        ledger: what was counted and noted so far.
+        adaptive: use the gradients of an adversary who knows the defense.
+        budget: forwards a row may pay in all; a row past it is answered -inf, zero gradients and label -1.
+        watch: note breaking candidates; False while an attack trains.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        needs: Needs,
+        x: Tensor,
+        goal: Goal,
+        threat: Threat,
+        draws: Draws,
+        *,
+        ledger: Ledger | None = None,
+        adaptive: bool = True,
+        eot: EOT | None = None,
+        budget: int | None = None,
+        watch: bool = True,
+    ) -> None:
+        self._system, self._needs, self._goal, self._threat, self._draws = system, needs, goal, threat, draws
+        self._x, self._adaptive, self._eot, self._budget, self._watch = x, adaptive, eot, budget, watch
+        self.ledger = ledger if ledger is not None else Ledger.new(x)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the system tells apart."""
+        return self._system.num_classes
+
+    @property
+    def exhausted(self) -> Tensor:
+        """Which rows have no budget left, (n,) bool."""
+        if self._budget is None:
+            return torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
+        return self.ledger.forwards >= self._budget
+
+    def query(
+        self,
+        x: Tensor,
+        *objectives: Objective,
+        probe: bool = False,
+        grads: bool = True,
+        asking: Tensor | None = None,
+    ) -> Answer:
+        """Show x (n, c, h, w), all rows at once, to the system.
+
+        Args:
+            objectives: what to evaluate; one forward serves them all, each gradient is one backward.
+            probe: x is no candidate (a finite difference, a point outside the threat): nothing is noted.
+            grads: whether an oracle that shows gradients should compute them.
+            asking: (n,) bool, which rows ask; None: all. A row that does not ask pays nothing, nothing is noted of it,
+                and it is answered like one without budget. A search of its own length in every row (a bisection) asks
+                this way, so that no row pays for its neighbours.
+
+        Raises:
+            CapabilityError: the attack declared less than it asks for.
+        """
+        if objectives and self._needs in (Needs.LABELS, Needs.NOTHING):
+            raise CapabilityError(f"an attack that needs {self._needs.value} asked for the value of an objective")
+        if self._needs is Needs.NOTHING:
+            raise CapabilityError("an attack that needs nothing asked a question")
+        with_grads = grads and self._needs is Needs.GRADIENTS and bool(objectives)
+        unpaid = self.exhausted if asking is None else self.exhausted | ~asking
+        outputs, values, found = self._average(x, objectives, with_grads)
+        with torch.no_grad():
+            adversarial = self._goal.reached(outputs) & ~unpaid
+            self._count(len(objectives) if with_grads else 0, ~unpaid)
+            if self._watch and not probe and not (self._eot and self._eot.transform):
+                self._note(x.detach(), outputs, adversarial)
+            if found is not None and not (asking is None and self._budget is None):
+                found = found.masked_fill(along(unpaid, x)[None], 0)
+            return self._shown(outputs, values, found, adversarial, unpaid)
+
+    def many(
+        self,
+        make_probe: Callable[[int], Tensor],
+        count: int | Tensor,
+        reduce: Callable[[A, int, Answer], A],
+        start: A,
+        *objectives: Objective,
+    ) -> A:
+        """Ask `count` probes a row, one after the other, and fold the answers: nothing but `start` is held.
+
+        `count` is one number or one a row (n,); a row with fewer than the others does not ask for the rest, and
+        `reduce` must leave it as it is (its label is -1).
+        """
+        most = count if isinstance(count, int) else int(count.max())
+        for number in range(most):
+            asking = None if isinstance(count, int) else number < count
+            said = self.query(make_probe(number), *objectives, probe=True, grads=False, asking=asking)
+            start = reduce(start, number, said)
+        return start
+
+    def _average(self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool) -> tuple[Outputs, Tensor, Tensor | None]:
+        count = self._eot.draws if self._eot else 1
+        outputs, values, found = self._ask(x, objectives, with_grads, 0)
+        for number in range(1, count):
+            more, more_values, more_found = self._ask(x, objectives, with_grads, number)
+            reject = None if outputs.reject is None or more.reject is None else outputs.reject + more.reject
+            outputs = Outputs(scores=outputs.scores + more.scores, reject=reject)
+            values = values + more_values
+            found = None if found is None or more_found is None else found + more_found
+        if count == 1:
+            return outputs, values, found
+        reject = None if outputs.reject is None else outputs.reject / count
+        mean = Outputs(scores=outputs.scores / count, reject=reject)
+        return mean, values / count, None if found is None else found / count
+
+    def _ask(
+        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool, draw: int
+    ) -> tuple[Outputs, Tensor, Tensor | None]:
+        """One forward, and a backward for each objective."""
+        index = self.ledger.forwards + draw
+        with torch.set_grad_enabled(with_grads):
+            leaf = x.detach().requires_grad_(with_grads)
+            seen = leaf
+            if self._eot and self._eot.transform:
+                seen = self._eot.transform(leaf, self._draws, index)
+            outputs = self._system(seen, self._draws, index, adaptive=self._adaptive)
+            columns = [objective(outputs, self._goal) for objective in objectives]
+            found = _gradients(columns, leaf) if with_grads else None
+        kept = Outputs(
+            scores=outputs.scores.detach(), reject=None if outputs.reject is None else outputs.reject.detach()
+        )
+        values = torch.stack([column.detach() for column in columns]) if columns else x.new_zeros((0, len(x)))
+        return kept, values, found
+
+    def _count(self, backwards: int, paid: Tensor) -> None:
+        draws = self._eot.draws if self._eot else 1
+        self.ledger = replace(
+            self.ledger,
+            forwards=self.ledger.forwards + paid * draws,
+            backwards=self.ledger.backwards + paid * (backwards * draws),
+        )
+
+    def _note(self, x: Tensor, outputs: Outputs, adversarial: Tensor) -> None:
+        """Keep the candidates that break their sample, lie inside the threat and beat what is pending."""
+        rows = adversarial.nonzero().squeeze(1)
+        if not len(rows):
+            return
+        x, clean = x[rows], self._x[rows]
+        inside = self._threat.contains(x, clean) & ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        if self._threat.eps is None:
+            rank = -self._threat.distance(x, clean)
+        else:
+            rank = self._goal[rows].margin(outputs[rows]).double().nan_to_num(nan=torch.inf)
+        better = inside & (rank > self.ledger.rank[rows])
+        rows, ledger = rows[better], self.ledger
+        self.ledger = replace(
+            ledger,
+            pending=ledger.pending.index_copy(0, rows, x[better]),
+            rank=ledger.rank.index_copy(0, rows, rank[better]),
+            seen=ledger.seen.index_copy(0, rows, ledger.forwards[rows]),
+        )
+
+    def _shown(
+        self, outputs: Outputs, values: Tensor, found: Tensor | None, adversarial: Tensor, unpaid: Tensor
+    ) -> Answer:
+        values = values.masked_fill(unpaid, -torch.inf)
+        labels = torch.where(outputs.accepted() & ~unpaid, outputs.prediction(), -1)
+        scores = None if self._needs is Needs.LABELS else outputs.scores.masked_fill(unpaid[:, None], torch.nan)
+        return Answer(values=values, grads=found, scores=scores, labels=labels, adversarial=adversarial)
+
+
+def _gradients(columns: list[Tensor], leaf: Tensor) -> Tensor:
+    """The gradient of each column's sum by the image, (m, n, c, h, w); zero where the model breaks the graph."""
+    found = []
+    for number, column in enumerate(columns):
+        if not column.requires_grad:
+            found.append(torch.zeros_like(leaf))
+            continue
+        last = number == len(columns) - 1
+        (grad,) = torch.autograd.grad(column.sum(), leaf, retain_graph=not last, allow_unused=True)
+        found.append(torch.zeros_like(leaf) if grad is None else grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+    return torch.stack(found) if len(found) > 1 else found[0][None]

@@ -1,0 +1,1 @@
+"""Records in; numbers, tables and pictures out. Nothing here runs a model."""

@@ -1,0 +1,224 @@
+"""The summary as a table: for the terminal, as Markdown, CSV and JSON. Numbers come from the summary alone."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_lite.results.grid import Grid, Row, distance, grids, header_lines, interval, percent
+from robustbench_lite.results.metrics import WORST_CASE
+
+_WIDTH, _WORST, _CELL = 100, 19, 6
+
+
+def comparative(summary: pd.DataFrame, comparisons: pd.DataFrame | None = None, *, width: int = _WIDTH) -> Group:
+    """A table for each dataset and threat: defended models down, attacks across, the worst case with its interval.
+
+    Args:
+        summary: of `metrics.summarise`.
+        comparisons: of `compare.compare_rows`; told under the table.
+        width: columns of the terminal; a table with more attacks than fit goes on in a second one.
+    """
+    parts: list[RenderableType] = []
+    for grid in grids(summary, comparisons):
+        parts += [*_tables(grid, width), *(Padding(Text(note), (0, 0, 0, 1)) for note in grid.notes), Text()]
+    return Group(*parts)
+
+
+def details(summary: pd.DataFrame) -> Group:
+    """A table for each dataset and threat with a row an attack: intervals, success rates, queries, seconds."""
+    tables = []
+    for (dataset, threat), part in summary.groupby(["dataset", "threat"], sort=False):
+        columns = _detail_columns(part)
+        table = Table(
+            title=f"{dataset} · {threat} · by attack", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+        )
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("attack", "needs") else "right", overflow="fold")
+        for (model, defense), own in part.groupby(["model", "defense"], sort=False):
+            table.add_row(Text(f"{model}\n{defense}", style="bold"))
+            for _, row in own.iterrows():
+                cells = _detail_cells(row)
+                table.add_row(Text(f"  {row['attack']}"), *(cells[name] for name in columns if name != "attack"))
+        tables.append(table)
+    return Group(*tables)
+
+
+def text(renderable: RenderableType, width: int = _WIDTH) -> str:
+    """What a terminal of that width would show, without colours."""
+    console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+
+
+def to_markdown(summary: pd.DataFrame, comparisons: pd.DataFrame | None = None) -> str:
+    """The comparative tables in Markdown; the lowest attack of a row in bold."""
+    return "\n\n".join(_markdown(grid) for grid in grids(summary, comparisons)) + "\n"
+
+
+def to_csv(summary: pd.DataFrame, path: Path | None = None) -> str:
+    """The whole summary as CSV, one line a row; floats read back to the same number, `adaptive` is true or false."""
+    frame = summary.copy()
+    frame["adaptive"] = [_boolean(value) for value in summary["adaptive"]]
+    content = frame.to_csv(index=False, lineterminator="\n")
+    if path is not None:
+        path.write_text(content, encoding="utf-8")
+    return content
+
+
+def to_json(summary: pd.DataFrame, path: Path | None = None) -> str:
+    """The whole summary as a JSON list of objects; null for what there is not, "inf" for an infinite median norm."""
+    rows = [{name: _plain(value) for name, value in row.items()} for row in summary.to_dict("records")]
+    content = json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path is not None:
+        path.write_text(content, encoding="utf-8")
+    return content
+
+
+def _tables(grid: Grid, width: int) -> Iterator[Table]:
+    """The grid as one table, or several with some of the attacks each; the last one has the worst case."""
+    chunks = list(_chunks(grid, width))
+    for number, chosen in enumerate(chunks):
+        more = f" ({number + 1} of {len(chunks)})" if len(chunks) > 1 else ""
+        yield _table(grid, chosen, grid.title + more, last=number + 1 == len(chunks))
+
+
+def _chunks(grid: Grid, width: int) -> Iterator[Sequence[int]]:
+    room = width - _label_width(grid) - 2 - (_CELL + 2) - (_WORST + 3) - _flags_width(grid)
+    chosen: list[int] = []
+    for place, attack in enumerate(grid.attacks):
+        used = sum(_head_width(grid.attacks[other]) + 2 for other in chosen)
+        if chosen and used + _head_width(attack) + 2 > room:
+            yield chosen
+            chosen = []
+        chosen.append(place)
+    yield chosen
+
+
+def _table(grid: Grid, chosen: Sequence[int], title: str, *, last: bool) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold")
+    table.add_column("", width=_label_width(grid), overflow="fold")
+    table.add_column("clean", justify="right", min_width=5)
+    for place in chosen:
+        head = header_lines(grid.attacks[place])
+        table.add_column(Text("\n".join(head), justify="right"), justify="right", no_wrap=True)
+    if last:
+        table.add_column("worst case", justify="right", no_wrap=True, style="bold")
+        if _flags_width(grid):
+            table.add_column("flags", overflow="fold")
+    model = None
+    for row in grid.rows:
+        if row.model != model:
+            table.add_row(Text(row.model, style="bold"))
+            model = row.model
+        end = [Text(row.worst), Text(row.flags, style="yellow")] if last else []
+        table.add_row(*_cells(row, chosen), *end[: len(table.columns) - len(chosen) - 2])
+    return table
+
+
+def _cells(row: Row, chosen: Sequence[int]) -> Iterator[Text]:
+    yield Text(f"  {row.defense}")
+    yield Text(row.clean)
+    for place in chosen:
+        lowest = row.lowest[place]
+        yield Text(row.attacks[place] + ("*" if lowest else " "), style="bold red" if lowest else "")
+
+
+def _label_width(grid: Grid) -> int:
+    return min(26, max(max(len(row.model), len(row.defense) + 2) for row in grid.rows))
+
+
+def _head_width(attack: str) -> int:
+    return max(_CELL, *(len(line) for line in header_lines(attack)))
+
+
+def _flags_width(grid: Grid) -> int:
+    longest = max(len(row.flags) for row in grid.rows)
+    return min(12, max(5, longest)) + 2 if longest else 0
+
+
+def _markdown(grid: Grid) -> str:
+    flags = any(row.flags for row in grid.rows)
+    head = ["model", "defense", "clean", *(f"`{attack}`" for attack in grid.attacks), "worst case", *["flags"] * flags]
+    out = [
+        f"**{grid.title}**",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---|---|" + "---:|" * (len(grid.attacks) + 2) + "---|" * flags,
+    ]
+    for row in grid.rows:
+        values = [f"**{value}**" if low else value for value, low in zip(row.attacks, row.lowest, strict=True)]
+        cells = [row.model, row.defense, row.clean, *values, row.worst, *[row.flags] * flags]
+        out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    notes = (note.replace("* strongest", "Bold: strongest", 1) if note.startswith("*") else note for note in grid.notes)
+    return "\n".join([*out, "", *(f"{note}  " for note in notes)])
+
+
+def _detail_columns(part: pd.DataFrame) -> list[str]:
+    """Columns that say something here, so that the table fits a terminal."""
+    optional = {
+        "adapt.": bool((part["adaptive"] == True).any()),  # noqa: E712  # may hold NA
+        "target": bool(part["targeted_success"].notna().any()),
+        "norm": bool(part["median_norm"].notna().any()),
+        "bad": bool((part["invalid"] > 0).any()),
+        "failed": bool((part["failed"] > 0).any()),
+        "s": bool(part["seconds"].notna().any()),
+    }
+    every = [
+        "attack",
+        "needs",
+        "adapt.",
+        "n",
+        "robust %",
+        "success",
+        "target",
+        "norm",
+        "bad",
+        "failed",
+        "fwd",
+        "bwd",
+        "s",
+    ]
+    return [name for name in every if optional.get(name, True)]
+
+
+def _detail_cells(row: pd.Series) -> dict[str, str]:
+    return {
+        "needs": str(row["needs"]),
+        "adapt.": {"true": "yes", "false": "no"}.get(_boolean(row["adaptive"]), ""),
+        "n": f"{row['n']}",
+        "robust %": interval(row),
+        "success": percent(row["success_rate"]),
+        "target": "" if row["attack"] == WORST_CASE else percent(row["targeted_success"]),
+        "norm": distance(row["median_norm"]),
+        "bad": f"{row['invalid']}",
+        "failed": f"{row['failed']}",
+        "fwd": _amount(row["forwards"]),
+        "bwd": _amount(row["backwards"]),
+        "s": _amount(row["seconds"]),
+    }
+
+
+def _amount(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _boolean(value: Any) -> str:
+    return "" if pd.isna(value) else str(bool(value)).lower()
+
+
+def _plain(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return value.item() if hasattr(value, "item") else value

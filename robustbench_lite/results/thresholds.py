@@ -1,0 +1,81 @@
+"""The one table of thresholds: when a diagnostic fires, why it matters in a line, and where the rule is from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """When a diagnostic fires: its quantity is above `limit`."""
+
+    quantity: str
+    limit: float
+    limit_text: str
+    why: str
+    source: str
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "invalid-examples": Threshold(
+        quantity="examples outside the threat, outside the box or not finite",
+        limit=0,
+        limit_text="0",
+        why="an attack handed in examples that its threat does not allow; they do not count as breaks",
+        source="Carlini et al. 2019",
+    ),
+    "nan-scores": Threshold(
+        quantity="samples at which the model answered NaN",
+        limit=0,
+        limit_text="0",
+        why="the model answers NaN at valid images; these count as broken",
+        source="Croce et al. 2020",
+    ),
+    "noise-beats-gradient": Threshold(
+        quantity="share of samples that noise broke and no gradient attack did",
+        limit=0.005,
+        limit_text="0.5 %",
+        why="random noise broke what no gradient attack broke: gradients are masked, or the attacks too weak",
+        source="Athalye et al. 2018",
+    ),
+    "one-step-beats-iterative": Threshold(
+        quantity="share of samples that a one-step attack broke and no iterative attack did",
+        limit=0.005,
+        limit_text="0.5 %",
+        why="one step broke what many steps did not: gradients are masked, or the steps badly set",
+        source="Athalye et al. 2018",
+    ),
+    "zero-gradients": Threshold(
+        quantity="share of correctly classified samples whose loss gradient is exactly zero",
+        limit=0,
+        limit_text="0",
+        why="gradients are exactly zero, so gradient attacks stand still",
+        source="Croce et al. 2020; Pintor et al. 2022",
+    ),
+    "not-monotone-in-eps": Threshold(
+        quantity="largest rise of robust accuracy with eps, in samples; at eps 0, the distance from clean accuracy",
+        limit=1,
+        limit_text="1 sample (at eps 0: 0)",
+        why="robust accuracy rises with eps, which no model can do: the attack fails at some eps",
+        source="Carlini et al. 2019",
+    ),
+    "survives-unbounded-eps": Threshold(
+        quantity="robust accuracy at an eps that covers the box, minus the share of the most frequent class",
+        limit=0,
+        limit_text="0",
+        why="an adversary who may draw any image still fails: the attack is at fault, not the model strong",
+        source="Athalye et al. 2018; Carlini et al. 2019",
+    ),
+    "outputs-are-probabilities": Threshold(
+        quantity="1 if all outputs lie in [0, 1] and sum to 1",
+        limit=0,
+        limit_text="0",
+        why="the model answers probabilities, not logits: losses on them are flat and gradients vanish",
+        source="Croce et al. 2020",
+    ),
+}
+
+
+def threshold_table() -> str:
+    """The threshold table in Markdown, for docs/diagnostics.md."""
+    head = ["| diagnostic | quantity | fires above | source |", "|---|---|---|---|"]
+    rows = [f"| `{name}` | {t.quantity} | {t.limit_text} | {t.source} |" for name, t in THRESHOLDS.items()]
+    return "\n".join([*head, *rows])

@@ -1,0 +1,397 @@
+"""The stepping loop: rows fly in full micro-batches, and leave as soon as their fate is certain.
+
+A row is (sample, lane). One micro-batch of rows is in flight at a time, of whatever ages; a row whose break is pending parks
+until the verdict has judged it, and flies on where it stopped if the verdict denies it. So a row's path depends on itself
+alone, whatever the order, the company and the moment of judging, and memory is bounded by one micro-batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.attack import Attack, State
+from robustbench_lite.objectives import Goal, choose_targets
+from robustbench_lite.oracle import Ledger, Oracle
+from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import Rows, concat
+from robustbench_lite.run.shapes import Shapes
+from robustbench_lite.run.verdict import Clean, Verdict, judge
+from robustbench_lite.system import System
+from robustbench_lite.threat import Threat
+
+#: a minimum-norm row is judged after so many steps with something new, since its nearest point lies on the boundary
+#: itself, where the fast copy and the original can differ
+JUDGE_EVERY = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What one search is told.
+
+    Args:
+        attack, threat: what to run. system: judged against; `fast`, what is stepped on.
+        adaptive: use the gradients of an adversary who knows the defense.
+        stop_early: a sample leaves at its first confirmed break; otherwise every step is made.
+        shapes: sizes of micro-batches. seed: of the random streams.
+        load: positions -> (x, y, draws), on the device.
+        target_column: (all samples,) int64, the user's own targets, or None.
+    """
+
+    attack: Attack
+    threat: Threat
+    system: System
+    fast: System
+    shapes: Shapes
+    load: Callable[[Tensor], tuple[Tensor, Tensor, Draws]]
+    adaptive: bool = True
+    stop_early: bool = True
+    target_column: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Rows):
+    """The end of n samples; all (n,) but adv (n, c, h, w). `sample` is the position that the search was given.
+
+    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke).
+    """
+
+    sample: Tensor
+    adv: Tensor
+    verdict: Verdict
+    forwards: Tensor
+    backwards: Tensor
+    lane: Tensor
+    break_forward: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flight(Rows):
+    """Rows on their way: where they stand, what they cost, whose they are; `over` rows have nothing left to try."""
+
+    state: State
+    ledger: Ledger
+    sample: Tensor
+    over: Tensor
+    due: Tensor
+
+
+@dataclass
+class _Case:
+    """What is known of a sample whose lanes are still running; `slot` is its place in the table of best points."""
+
+    slot: int
+    lanes_open: int = 0
+    next_lane: int = 0
+    forwards: int = 0
+    backwards: int = 0
+
+
+class _Bests:
+    """The best judged point of every sample that is under way, in slots that are used again."""
+
+    def __init__(self) -> None:
+        self.rows: Outcome | None = None
+        self.rank = torch.zeros(0, dtype=torch.float64)
+        self.filled = torch.zeros(0, dtype=torch.bool)
+        self.free: list[int] = []
+
+    def take(self) -> int:
+        """A free slot."""
+        if not self.free:
+            size = len(self.filled)
+            more = max(64, size)
+            self.free = list(range(size + more - 1, size - 1, -1))
+            self.rank = torch.cat((self.rank, self.rank.new_zeros(more)))
+            self.filled = torch.cat((self.filled, self.filled.new_zeros(more)))
+            if self.rows is not None:
+                self.rows = concat([self.rows, self.rows[torch.zeros(more, dtype=torch.int64, device=self.rows.adv.device)]])
+        slot = self.free.pop()
+        self.filled[slot] = False
+        return slot
+
+    def offer(self, slots: Tensor, rows: Outcome, rank: Tensor, *, first_break: bool) -> None:
+        """Keep the rows that beat what is there: a break first, then a higher rank.
+
+        Args:
+            slots: (n,) on the CPU, each once. first_break: a break that is there already is never replaced.
+        """
+        if self.rows is None:
+            self.rows = rows[torch.zeros(len(self.filled), dtype=torch.int64, device=rows.adv.device)]
+        device = rows.adv.device
+        there = self.rows.verdict.broken[slots.to(device)].cpu() & self.filled[slots]
+        broken, rank = rows.verdict.broken.cpu(), rank.cpu()
+        better = (broken & ~there) | ((broken == there) & (rank > self.rank[slots]))
+        better = better & ~(there & first_break) | ~self.filled[slots]
+        chosen = better.nonzero().squeeze(1)
+        if not len(chosen):
+            return
+        into = slots[chosen]
+        _write(self.rows, into.to(device), rows[chosen.to(device)])
+        self.rank[into], self.filled[into] = rank[chosen], True
+
+    def broken(self, slots: Tensor) -> Tensor:
+        """Which slots hold a confirmed break, (n,) bool on the CPU."""
+        if self.rows is None:
+            return torch.zeros(len(slots), dtype=torch.bool)
+        return self.rows.verdict.broken[slots.to(self.rows.adv.device)].cpu() & self.filled[slots]
+
+    def release(self, slots: list[int]) -> "Outcome":
+        """What the slots hold; they are free afterwards."""
+        assert self.rows is not None
+        self.free.extend(slots)
+        return self.rows[torch.tensor(slots, device=self.rows.adv.device)]
+
+
+def _write(table: Rows, into: Tensor, rows: Rows) -> None:
+    for name, value in table._sliceable().items():
+        other = getattr(rows, name)
+        if isinstance(value, Tensor):
+            value[into] = other
+        else:
+            _write(value, into, other)
+
+
+def search(job: Search, samples: Tensor, clean: Clean) -> Iterator[Outcome]:
+    """Attack the samples and yield them as they end, in any order, some at a time.
+
+    Args:
+        samples: (m,) int64 positions, right on their clean images; clean: what the system said of *all* positions.
+    """
+    engine = _Engine(job, samples, clean)
+    while not engine.idle:
+        yield from engine.turn()
+
+
+class _Engine:
+    def __init__(self, job: Search, samples: Tensor, clean: Clean) -> None:
+        self.job, self.clean = job, clean
+        self.lanes = job.attack.lanes(job.system.num_classes)
+        self.side_by_side = max(1, min(job.attack.lanes_in_flight, self.lanes))
+        #: a sample leaves at its first confirmed break
+        self.first_break = job.stop_early and job.threat.eps is not None
+        self.waiting: deque[int] = deque(samples.tolist())  # samples whose next lanes may start
+        self.cases: dict[int, _Case] = {}
+        self.bests = _Bests()
+        self.flying: _Flight | None = None
+        self.parked: list[_Flight] = []
+        self.ended: list[Outcome] = []
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.flying is not None or self.parked)
+
+    def turn(self) -> Iterator[Outcome]:
+        """Start what fits, make one step, judge what is due; yields the samples that ended."""
+        self._refill()
+        if self.flying is not None:
+            self._advance()
+        parked = sum(len(part) for part in self.parked)
+        if parked >= self.job.shapes.floor or (parked and self.flying is None and not self.waiting):
+            self._judge()
+        yield from self.ended
+        self.ended = []
+
+    # -- into the air ------------------------------------------------------------------------------------------------
+
+    def _refill(self) -> None:
+        flying = 0 if self.flying is None else len(self.flying)
+        room = (self.job.shapes.most - flying) // self.side_by_side
+        # A start may cost a query, padded to the floor like any other: wait until a full floor of rows fits.
+        wanted = min(max(1, self.job.shapes.floor // self.side_by_side), len(self.waiting))
+        if not self.waiting or (flying and room < wanted):
+            return
+        taken = [self.waiting.popleft() for _ in range(min(max(room, 1), len(self.waiting)))]
+        started = self._start(taken)
+        self.flying = started if self.flying is None else concat([self.flying, started])
+
+    def _start(self, taken: list[int]) -> _Flight:
+        rows = [(sample, lane) for sample in taken for lane in self._open_lanes(sample)]
+        sample = torch.tensor([row[0] for row in rows])
+        x, y, draws = self.job.load(sample)
+        lane = torch.tensor([row[1] for row in rows], device=x.device)
+        sample, draws = sample.to(x.device), draws.in_lane(lane)
+        goal = self._goal(sample, y, draws)
+        index = self.job.shapes.padding(len(rows), x.device)
+        oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
+        state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
+        kept = torch.arange(len(rows), device=x.device)
+        none = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
+        return _Flight(state=state[kept], ledger=oracle.ledger[kept], sample=sample, over=none, due=none)
+
+    def _open_lanes(self, sample: int) -> range:
+        """The lanes of this sample that start now."""
+        if sample not in self.cases:
+            self.cases[sample] = _Case(slot=self.bests.take())
+        case = self.cases[sample]
+        first = case.next_lane
+        case.next_lane = min(first + self.side_by_side, self.lanes)
+        case.lanes_open = case.next_lane - first
+        return range(first, case.next_lane)
+
+    def _goal(self, sample: Tensor, y: Tensor, draws: Draws) -> Goal:
+        targets = targets_of(self.job, sample.cpu(), y.cpu(), draws.to("cpu"), self.clean)
+        return Goal(y=y, target=None if targets is None else targets.to(y.device), success=self.job.threat.goal)
+
+    def _oracle(self, x: Tensor, goal: Goal, draws: Draws, ledger: Ledger) -> Oracle:
+        job, attack = self.job, self.job.attack
+        return Oracle(
+            job.fast,
+            attack.needs,
+            x,
+            goal,
+            job.threat,
+            draws,
+            ledger=ledger,
+            adaptive=job.adaptive,
+            eot=attack.eot,
+            budget=attack.budget,
+            watch=not attack.submits_last,
+        )
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        assert self.flying is not None
+        attack, count = self.job.attack, len(self.flying)
+        index = self.job.shapes.padding(count, self.flying.sample.device)
+        flight = self.flying[index] if len(index) > count else self.flying
+        state = flight.state
+        oracle = self._oracle(state.x, state.goal, state.draws, flight.ledger)
+        state = attack.step(state, oracle)
+        state = replace(state, k=state.k + 1)
+        over = state.done | (state.k >= attack.length()) | oracle.exhausted
+        due = over | self._due(state, oracle)
+        flight = replace(flight, state=state, ledger=oracle.ledger, over=over, due=due)
+        self._park(flight[torch.arange(count, device=over.device)] if len(index) > count else flight)
+
+    def _due(self, state: State, oracle: Oracle) -> Tensor:
+        """Which rows should be judged before they go on."""
+        found = oracle.ledger.found
+        if self.job.threat.eps is None:
+            return found & (state.k % JUDGE_EVERY == 0)
+        return found if self.job.stop_early else torch.zeros_like(found)
+
+    def _park(self, flight: _Flight) -> None:
+        due = flight.due
+        if not bool(due.any()):
+            self.flying = flight
+            return
+        if self.side_by_side > 1:  # the lanes of a sample wait for each other, so that the load cannot decide who wins
+            due = torch.isin(flight.sample, flight.sample[due])
+        self.parked.append(flight[due.nonzero().squeeze(1)])
+        stay = (~due).nonzero().squeeze(1)
+        self.flying = flight[stay] if len(stay) else None
+
+    # -- judgement ---------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Ask the verdict about every parked row: its pending point, and its last one where the row is over."""
+        flight = concat(self.parked)
+        self.parked = []
+        found = flight.ledger.found
+        self._ask(flight[found.nonzero().squeeze(1)], pending=True)
+        # A confirmed break makes the last point of a finished row superfluous, but for the smallest norm.
+        broken = self._broken(flight)
+        last = flight.over & ~broken if self.job.threat.eps is not None else flight.over
+        self._ask(flight[last.nonzero().squeeze(1)], pending=False)
+        self._settle(replace(flight, ledger=flight.ledger.forget(found)))
+
+    def _ask(self, flight: _Flight, *, pending: bool) -> None:
+        """Judge one point of every row and keep it where it is the sample's best."""
+        if not len(flight):
+            return
+        state, job = flight.state, self.job
+        adv = flight.ledger.pending if pending else state.adv
+        verdict = judge(job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes)
+        cases = [self.cases[sample] for sample in flight.sample.tolist()]
+        paid = torch.tensor([case.forwards for case in cases], device=adv.device)
+        seen = paid + (flight.ledger.seen if pending else flight.ledger.forwards)
+        zero = torch.zeros_like(seen)
+        rows = Outcome(
+            sample=flight.sample,
+            adv=adv,
+            verdict=verdict,
+            forwards=zero,
+            backwards=zero,
+            lane=state.draws.lane,
+            break_forward=torch.where(verdict.broken, seen, -1),
+            target=zero - 1 if state.goal.target is None else state.goal.target,
+        )
+        slots, rank, lanes = torch.tensor([case.slot for case in cases]), _rank(verdict, job.threat), rows.lane.cpu()
+        for lane in lanes.unique().tolist():  # in order, so that of lanes side by side the lowest wins
+            chosen = (lanes == lane).nonzero().squeeze(1)
+            there = chosen.to(adv.device)
+            self.bests.offer(slots[chosen], rows[there], rank[there], first_break=self.first_break)
+
+    def _broken(self, flight: _Flight) -> Tensor:
+        slots = torch.tensor([self.cases[sample].slot for sample in flight.sample.tolist()], dtype=torch.int64)
+        return self.bests.broken(slots).to(flight.over.device)
+
+    def _settle(self, flight: _Flight) -> None:
+        """End lanes and samples, and send the rest back into the air."""
+        leaves = flight.over | (self._broken(flight) if self.first_break else False)
+        rows = leaves.nonzero().squeeze(1).tolist()
+        samples, ledger = flight.sample.tolist(), flight.ledger
+        forwards, backwards = ledger.forwards.tolist(), ledger.backwards.tolist()
+        for row in rows:
+            case = self.cases[samples[row]]
+            case.lanes_open -= 1
+            case.forwards += forwards[row]
+            case.backwards += backwards[row]
+        self._close(list(dict.fromkeys(samples[row] for row in rows)))
+        stay = (~leaves).nonzero().squeeze(1)
+        if len(stay):
+            back = flight[stay]
+            self.flying = back if self.flying is None else concat([self.flying, back])
+
+    def _close(self, samples: list[int]) -> None:
+        """Give the samples without an open lane their next ones, or end them."""
+        quiet = [sample for sample in samples if not self.cases[sample].lanes_open]
+        slots = torch.tensor([self.cases[sample].slot for sample in quiet], dtype=torch.int64)
+        settled = self.bests.broken(slots).tolist()
+        ended = []
+        for sample, broken in zip(quiet, settled, strict=True):
+            if self.cases[sample].next_lane < self.lanes and not (broken and self.first_break):
+                self.waiting.appendleft(sample)  # before new samples, so that few are under way at a time
+            else:
+                ended.append(sample)
+        if ended:
+            self.ended.append(self._outcome(ended))
+
+    def _outcome(self, samples: list[int]) -> Outcome:
+        cases = [self.cases.pop(sample) for sample in samples]
+        rows = self.bests.release([case.slot for case in cases])
+        device = rows.adv.device
+        return replace(
+            rows,
+            sample=torch.tensor(samples, device=device),
+            forwards=torch.tensor([case.forwards for case in cases], device=device),
+            backwards=torch.tensor([case.backwards for case in cases], device=device),
+        )
+
+
+def _rank(verdict: Verdict, threat: Threat) -> Tensor:
+    """How good an example is among its like: the margin, or minus the norm of a break where the norm is sought."""
+    margin = verdict.margin.nan_to_num(nan=-torch.inf)
+    if threat.eps is not None:
+        return margin
+    column = ("Linf", "L2", "L1", "L0").index(threat.norm)
+    return torch.where(verdict.broken, -verdict.norms[:, column], margin)
+
+
+def targets_of(job: Search, sample: Tensor, y: Tensor, draws: Draws, clean: Clean) -> Tensor | None:
+    """The classes to climb towards, (n,) with -1 where there is none; None for an attack without a target."""
+    rule = job.threat.target if job.threat.goal == "targeted" else job.attack.target_rule
+    if rule is None:
+        return None
+    if rule == "column":
+        assert job.target_column is not None
+        column = job.target_column[sample]
+        return torch.where(column == y, -1, column)
+    uniform = draws.in_lane(0).uniform((), "target").view(-1)
+    return choose_targets(rule, clean.scores[sample], y, uniform, draws.lane)
+

@@ -1,0 +1,398 @@
+"""`evaluate`: the way through, from a plan or from a model and tensors to a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite import data as datasets
+from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.data.base import Dataset
+from robustbench_lite.defense import resolve_defense
+from robustbench_lite.errors import UserError
+from robustbench_lite.results import diagnostics as checks
+from robustbench_lite.results.metrics import summarise
+from robustbench_lite.run.systems import Builder
+from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.probes import probe_subject
+from robustbench_lite.run.records import Records
+from robustbench_lite.run.subject import Subject, prepare
+from robustbench_lite.system import System
+from robustbench_lite.threat import Threat
+
+TIMINGS = (
+    *("dataset", "model", "defense", "threat", "attack", "needs", "key", "expected", "seconds", "setup_seconds"),
+    *("setup_queries", "batch_size", "floor", "failed"),
+)
+
+
+class Reporter(Protocol):
+    """Who is told how the run goes; the command line draws bars, a library call is silent."""
+
+    def begin(self, text: str, total: int) -> None: ...
+    def advance(self, done: int, broken: int) -> None: ...
+    def training(self, done: int, total: int, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def begin(self, text: str, total: int) -> None: ...
+    def advance(self, done: int, broken: int) -> None: ...
+    def training(self, done: int, total: int, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What an evaluation found.
+
+    Args:
+        plan: what was run. records: one row a sample and cell. timings: one row a cell. diagnostics: the checks.
+        examples: (model, defense, threat, attack) -> {index: adversarial image (c, h, w)}, as many as were asked for.
+        environment: versions, device, digests. out: where it lies on disk, or None.
+    """
+
+    plan: Plan
+    records: pd.DataFrame
+    timings: pd.DataFrame
+    diagnostics: pd.DataFrame
+    examples: dict[tuple[str, str, str, str], dict[int, np.ndarray]] = field(default_factory=dict)
+    clean_images: dict[int, np.ndarray] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    out: Path | None = None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The summary: one row an attack, and the worst case over them, per system and threat."""
+        return summarise(self.records, self.timings, self.diagnostics, expected=expected_of(self.timings))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Cells that did not finish, and why."""
+        bad = self.timings[self.timings["failed"] != ""]
+        names = bad["attack"] + " on " + bad["model"] + ", " + bad["defense"] + ", " + bad["threat"]
+        return dict(zip(names, bad["failed"], strict=True))
+
+
+def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], int]:
+    """How many samples each cell was to have."""
+    names = ["dataset", "model", "defense", "threat", "attack"]
+    keys = timings[names].itertuples(index=False, name=None)
+    return dict(zip(keys, timings["expected"].astype(int), strict=True))  # type: ignore[arg-type]  # rows of five texts
+
+
+def evaluate(
+    model: "nn.Module | System | str | None" = None,
+    x: Tensor | np.ndarray | None = None,
+    y: Tensor | np.ndarray | None = None,
+    *,
+    attacks: Sequence[str | Attack] | str | None = None,
+    threat: str | Threat | Sequence[str | Threat] | None = None,
+    defense: str | Sequence[str] | None = None,
+    dataset: str | None = None,
+    targets: Tensor | None = None,
+    out: str | Path | None = None,
+    plan: Plan | None = None,
+    reporter: Reporter | None = None,
+    fresh: bool = False,
+    **options: Any,
+) -> Result:
+    """Attack a model and say how robust it is.
+
+    Args:
+        model: an `nn.Module` from images in [0, 1] (normalisation inside) to logits, a `System`, or a spec string.
+        x: (n, c, h, w) images in [0, 1], float, or uint8; y: (n,) labels. Without them, `dataset`.
+        attacks: spec strings such as `pgd:steps=40`, or attack objects. threat: such as `Linf:8/255`, or several.
+        defense: what to put around the model or train; `none` for a module.
+        targets: (n,) classes for attacks with `target=column`.
+        out: a folder to write to and resume from; without it nothing is written.
+        options: the other fields of `Plan`: samples, seed, device, batch_size, precision, early_exit, diagnostics, …
+
+    Raises:
+        UserError: something in what was given; the message says what, and what is accepted.
+    """
+    plan = _planned(plan or Plan(), model, x, attacks, threat, defense, dataset, options)
+    given = {str(attack): attack for attack in attacks or () if isinstance(attack, Attack)} if not isinstance(attacks, str) else {}
+    data = None if x is None else _tensors(x, y, plan)
+    return run(plan, model=model, data=data, attacks=given, targets=targets, out=out, reporter=reporter, fresh=fresh)
+
+
+def run(
+    plan: Plan,
+    *,
+    model: "nn.Module | System | str | None" = None,
+    data: Dataset | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+    targets: Tensor | None = None,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    fresh: bool = False,
+) -> Result:
+    """Run a plan; `evaluate` is the friendly front of this."""
+    from robustbench_lite.run.output import Output
+
+    reporter = reporter or Silent()
+    threats = {text: Threat.parse(text) for text in plan.threats}
+    chosen = {text: (attacks or {}).get(text) or resolve_attack(text) for text in plan.attacks}
+    for text in plan.defenses:
+        resolve_defense(text)
+    device = _device(plan.device)
+    root = None if plan.data_root is None else Path(plan.data_root)
+    if data is None:
+        data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+    indices = datasets.choose(data, plan.samples, plan.slice_seed)
+    _check(chosen, threats, data, targets)
+    output = Output(None if out is None else Path(out), plan, fresh=fresh)
+    records = output.records
+    builder = Builder(
+        plan=plan,
+        data=data,
+        device=device,
+        threats=tuple(threats.values()),
+        training=reporter.training,
+        module=None if isinstance(model, str) else model,
+    )
+    collected = _Collected(plan=plan, data=data, indices=indices, output=output)
+    output.begin(data, indices, device)
+    for built in builder.systems():
+        subject = prepare(
+            model=built.model,
+            defense=built.defense,
+            system=built.system,
+            data=data,
+            indices=indices,
+            seed=plan.seed,
+            device=device,
+            adaptive=built.adaptive,
+            batch=plan.batch_size,
+            precision=plan.precision,
+        )
+        for threat_text, threat in threats.items():
+            _trial(subject, chosen, threat, threat_text, plan, records, reporter, collected, targets)
+    return collected.result()
+
+
+def _trial(
+    subject: Subject,
+    attacks: Mapping[str, Attack],
+    threat: Threat,
+    threat_text: str,
+    plan: Plan,
+    records: Records,
+    reporter: Reporter,
+    collected: "_Collected",
+    targets: Tensor | None,
+) -> None:
+    """All attacks on one system under one threat, and the checks."""
+    frames, needs = [], {}
+    for text, attack in attacks.items():
+        reporter.begin(f"{subject.model}, {subject.defense} · {threat_text} · {text}", len(subject.indices))
+        cell = Cell(
+            subject=subject,
+            attack=attack,
+            attack_text=text,
+            threat=threat,
+            threat_text=threat_text,
+            early_exit=plan.early_exit,
+            precision=plan.precision,
+            target_column=None if targets is None else targets.cpu()[torch.from_numpy(subject.indices)],
+            keep=_keep(plan, len(subject.indices)),
+        )
+        cell, ran = _with_room(cell, records, reporter)
+        subject = cell.subject
+        if ran.failed:
+            reporter.note(f"{text} on {subject.model}, {subject.defense} failed: {ran.failed}")
+        frames.append(ran.rows)
+        needs[text] = attack.needs.value
+        collected.add(cell, ran)
+    if plan.diagnostics:
+        reporter.begin(f"{subject.model}, {subject.defense} · {threat_text} · checks", 0)
+        found = probe_subject(subject, threat, threat_text, [frame for frame in frames if len(frame)], needs)
+        collected.check(subject, threat_text, found)
+
+
+def _with_room(cell: Cell, records: Records, reporter: Reporter) -> tuple[Cell, Ran]:
+    """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
+    while True:
+        try:
+            return cell, run_cell(cell, records, reporter.advance)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            smaller = cell.subject.shapes.smaller()
+            if smaller is None:
+                return cell, Ran(rows=records.rows(cell.key), failed=f"out of memory with one image at a time: {error}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        reporter.note(f"out of memory; going on with micro-batches of {smaller.most}")
+        cell = replace(cell, subject=replace(cell.subject, shapes=smaller))
+
+
+@dataclass(kw_only=True)
+class _Collected:
+    """What has been found so far, kept on disk as it grows."""
+
+    plan: Plan
+    data: Dataset
+    indices: np.ndarray
+    output: Any
+    frames: list[pd.DataFrame] = field(default_factory=list)
+    clocks: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[tuple[str, str, str, str], list[checks.Diagnostic]] = field(default_factory=dict)
+    examples: dict[tuple[str, str, str, str], dict[int, np.ndarray]] = field(default_factory=dict)
+
+    def add(self, cell: Cell, ran: Ran) -> None:
+        subject = cell.subject
+        names = (subject.model, subject.defense, cell.threat_text, cell.attack_text)
+        self.frames.append(ran.rows)
+        self.examples[names] = self.output.examples(cell.key, ran.examples)
+        clock = dict(zip(("model", "defense", "threat", "attack"), names, strict=True)) | {
+            "dataset": self.data.name,
+            "needs": cell.attack.needs.value,
+            "key": cell.key,
+            "expected": len(self.indices),
+            "seconds": ran.seconds,
+            "setup_seconds": ran.setup_seconds,
+            "setup_queries": ran.setup_queries,
+            "batch_size": subject.shapes.most,
+            "floor": subject.shapes.floor,
+            "failed": ran.failed,
+        }
+        self.clocks.append(self.output.clock(clock, subject))
+
+    def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
+        self.found[(self.data.name, subject.model, subject.defense, threat_text)] = found
+
+    def result(self) -> Result:
+        """Everything, written out where there is an output folder."""
+        filled = [frame for frame in self.frames if len(frame)]
+        records = pd.concat(filled, ignore_index=True) if filled else self.frames[0]
+        timings = pd.DataFrame(self.clocks, columns=list(TIMINGS))
+        result = Result(
+            plan=self.plan,
+            records=records,
+            timings=timings,
+            diagnostics=checks.frame(self._diagnosed(records, timings)),
+            examples=self.examples,
+            clean_images=self._clean_images(),
+            class_names=self.data.class_names,
+        )
+        self.output.end(result)
+        return result
+
+    def _diagnosed(self, records: pd.DataFrame, timings: pd.DataFrame) -> dict[tuple[str, str, str, str], list[checks.Diagnostic]]:
+        """What records alone tell, overruled by the probes where these looked closer."""
+        if not len(records):
+            return {}
+        needs = dict(zip(timings["attack"], timings["needs"], strict=True))
+        merged = {}
+        for system, told in checks.from_records(records, needs=needs).items():
+            probed = {one.name: one for one in self.found.get(system, [])}
+            names = {one.name for one in told}
+            merged[system] = [probed.get(one.name, one) for one in told] + [
+                one for one in probed.values() if one.name not in names
+            ]
+        return merged
+
+    def _clean_images(self) -> dict[int, np.ndarray]:
+        """The clean images of the kept examples, for the picture."""
+        wanted = sorted({index for kept in self.examples.values() for index in kept})[:64]
+        if not wanted:
+            return {}
+        images = self.data.batch(np.array(wanted)).numpy()
+        return dict(zip(wanted, images, strict=True))
+
+
+def _keep(plan: Plan, count: int) -> frozenset[int]:
+    return frozenset(range(count if plan.examples == "all" else min(int(plan.examples), count)))
+
+
+def _check(
+    attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None
+) -> None:
+    for attack in attacks.values():
+        for threat in threats.values():
+            attack.check(threat, data.num_classes)
+            rule = threat.target if threat.goal == "targeted" else attack.target_rule
+            if rule == "column":
+                _check_column(targets, data)
+
+
+def _check_column(targets: Tensor | None, data: Dataset) -> None:
+    if targets is None:
+        raise UserError("target=column needs the targets: evaluate(…, targets=…) with one class an image")
+    if len(targets) != len(data.labels) or not 0 <= int(targets.min()) <= int(targets.max()) < data.num_classes:
+        raise UserError(
+            f"targets: {len(targets)} from {int(targets.min())} to {int(targets.max())};"
+            f" accepted: {len(data.labels)} classes from 0 to {data.num_classes - 1}"
+        )
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: it is a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch finds no GPU here; accepted: auto, cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}, but there are only {torch.cuda.device_count()} GPUs; accepted: auto, cpu, cuda:0, …")
+    return device
+
+
+def _planned(
+    plan: Plan,
+    model: Any,
+    x: Any,
+    attacks: Any,
+    threat: Any,
+    defense: Any,
+    dataset: str | None,
+    options: Mapping[str, Any],
+) -> Plan:
+    """The plan of a library call; what a plan cannot hold (a module, tensors) gets a name in it."""
+    changes: dict[str, Any] = dict(options)
+    if model is not None:
+        changes["models"] = (model if isinstance(model, str) else _name_of(model),)
+        changes["defenses"] = ("none",)
+    if x is not None:
+        changes["dataset"] = "tensors"
+        changes.setdefault("samples", "all")
+    for name, value in (("attacks", attacks), ("threats", threat), ("defenses", defense)):
+        if value is not None:
+            many = [value] if isinstance(value, (str, Attack, Threat)) else list(value)
+            changes[name] = tuple(str(one) for one in many)
+    if dataset is not None:
+        changes["dataset"] = dataset
+    if "samples" in changes and changes["samples"] is not None:
+        changes["samples"] = str(changes["samples"])
+    if "examples" in changes:
+        changes["examples"] = str(changes["examples"])
+    unknown = set(changes) - set(Plan.__dataclass_fields__)
+    if unknown:
+        raise UserError(f"evaluate has no option {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
+    return replace(plan, **changes)
+
+
+def _name_of(model: Any) -> str:
+    return str(model.name) if isinstance(model, System) else type(model).__name__
+
+
+def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None, plan: Plan) -> Dataset:
+    """A dataset of the caller's tensors, without copying them."""
+    from robustbench_lite.data.tensors import from_tensors
+
+    if y is None:
+        raise UserError("evaluate got x without y; give the labels too")
+    return from_tensors(x, y)

@@ -1,0 +1,217 @@
+"""What a run leaves in its folder, and how it is read back."""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from robustbench_lite import __version__
+from robustbench_lite.cache import atomic_write
+from robustbench_lite.data.base import Dataset
+from robustbench_lite.errors import UserError
+from robustbench_lite.results import curve as curves
+from robustbench_lite.results import plots, tables
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.records import NAMES, Records
+from robustbench_lite.run.subject import Subject
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "scikit-learn")
+
+
+class Output:
+    """The folder of a run; with `folder` None everything stays in memory.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, plan: Plan, *, fresh: bool = False) -> None:
+        self.folder, self._plan = folder, plan
+        self.records = Records(None if folder is None else folder / "records", fresh=fresh)
+        self._clocks: list[dict[str, Any]] = []
+        self._before: dict[str, dict[str, Any]] = {}
+        self._environment: dict[str, Any] = {}
+        if folder is not None and not fresh:
+            self._before = {row["key"]: row for row in _read_timings(folder).to_dict("records")}
+
+    def begin(self, data: Dataset, indices: np.ndarray, device: torch.device) -> None:
+        """Write what is known before the run: the plan, the environment, the slice."""
+        self._environment = environment(data, device)
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}") from None
+        self._text("plan.toml", self._plan.to_toml())
+        self._json("environment.json", self._environment)
+        self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
+
+    def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
+        """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
+        before = self._before.get(clock["key"])
+        if before is not None:
+            clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
+            if clock["seconds"] - float(before["seconds"]) < 1.0 and before["failed"] == clock["failed"]:
+                clock["seconds"] = float(before["seconds"])  # nothing was computed, only looked up
+        self._clocks.append(clock)
+        systems = self._environment.setdefault("systems", {})
+        systems[f"{subject.model} | {subject.defense}"] = subject.system.digest
+        if self.folder is not None:
+            frame = pd.DataFrame(self._clocks)
+            atomic_write(self.folder / "timings.parquet", lambda path: frame.to_parquet(path, index=False))
+        return clock
+
+    def examples(self, key: str, found: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Keep the adversarial examples of a cell, together with those that an earlier run kept."""
+        if self.folder is None:
+            return found
+        path = self.folder / "examples" / f"{key}.npz"
+        kept = {**_read_examples(path), **found}
+        if found:
+            index = np.array(sorted(kept), dtype=np.int64)
+            images = np.stack([kept[place] for place in index.tolist()])
+            atomic_write(path, lambda temporary: _savez(temporary, index, images))
+        return kept
+
+    def end(self, result: Any) -> None:
+        """Write the results: summary, diagnostics, curve, pictures."""
+        result.environment, result.out = self._environment, self.folder
+        if self.folder is None:
+            return
+        self._json("environment.json", self._environment)
+        result.diagnostics.to_csv(self.folder / "diagnostics.csv", index=False)
+        if not len(result.records):
+            return
+        write_results(self.folder, result.table, result.records)
+        _picture(result, self.folder / "examples.png")
+
+    def _text(self, name: str, text: str) -> None:
+        assert self.folder is not None
+        atomic_write(self.folder / name, text.encode())
+
+    def _json(self, name: str, value: Any) -> None:
+        self._text(name, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) -> None:
+    """summary.csv, and curve.csv with curve.png where several radii, or a minimum norm, make a curve."""
+    tables.to_csv(summary, folder / "summary.csv")
+    plots.plot_bars(summary, folder / "bars.png") if bool(summary["eps"].notna().any()) else None
+    curve = curves.security_curve(records)
+    if len(curve) and curve.groupby(["model", "defense", "norm", "attack"])["eps"].nunique().max() > 1:
+        atomic_write(folder / "curve.csv", curve.to_csv(index=False).encode())
+        plots.plot_curve(curve, folder / "curve.png")
+
+
+def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Records, timings and diagnostics of a finished or broken-off run, from the folder alone.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    timings = _read_timings(folder)
+    try:
+        chosen = json.loads((folder / "slice.json").read_text(encoding="utf-8"))["indices"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{str(folder)!r} holds no run; give the folder that rbl evaluate --out wrote") from None
+    if not len(timings):
+        raise UserError(f"the run in {str(folder)!r} has no results yet; start it again to go on")
+    store = Records(folder / "records")
+    frames = []
+    for row in timings.to_dict("records"):
+        rows = store.rows(row["key"])
+        names = {name: row[name] for name in NAMES if name in row}
+        frames.append(rows[rows["index"].isin(chosen)].assign(**names))
+    records = pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if any(map(len, frames)) else frames[0]
+    try:
+        diagnostics = pd.read_csv(folder / "diagnostics.csv", keep_default_na=False, na_values={"value": [""]})
+    except (OSError, ValueError):
+        diagnostics = pd.DataFrame()
+    return records, timings, diagnostics
+
+
+def environment(data: Dataset, device: torch.device) -> dict[str, Any]:
+    """Versions, machine, commit and digests: what somebody needs who wants the same numbers."""
+    return {
+        "robustbench-lite": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "git commit": _commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": {"name": data.name, "split": data.split, "digest": data.digest(), "n": len(data.labels)},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str | None:
+    """The commit of the folder that the run was started in, where it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _read_timings(folder: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(folder / "timings.parquet")
+    except (OSError, ValueError):
+        return pd.DataFrame()
+
+
+def _read_examples(path: Path) -> dict[int, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return dict(zip(held["index"].tolist(), held["adv"], strict=True))
+    except (OSError, ValueError, KeyError, EOFError):
+        return {}
+
+
+def _savez(path: Path, index: np.ndarray, images: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, index=index, adv=images)
+
+
+def _picture(result: Any, path: Path) -> None:
+    """A grid of broken examples: for each system and attack the first kept one that broke."""
+    rows = []
+    for (model, defense, threat, attack), kept in result.examples.items():
+        own = result.records
+        own = own[(own["model"] == model) & (own["defense"] == defense) & (own["threat"] == threat) & (own["attack"] == attack)]
+        own = own[own["index"].isin(kept) & (own["reason"] == "") & own["index"].isin(result.clean_images)]
+        best = own.sort_values(["broken", "index"], ascending=[False, True], kind="stable").head(1)
+        rows += [(f"{attack}\n{defense}", row, kept[row["index"]]) for row in best.to_dict("records")]
+    rows = rows[:10]
+    if not rows or rows[0][2].shape[0] not in (1, 3):
+        return
+    plots.plot_examples(
+        path,
+        clean=np.stack([result.clean_images[row["index"]] for _, row, _ in rows]),
+        adversarial=np.stack([adv for _, _, adv in rows]),
+        labels=[row["label"] for _, row, _ in rows],
+        clean_predictions=[row["clean_prediction"] for _, row, _ in rows],
+        predictions=[row["prediction"] for _, row, _ in rows],
+        class_names=result.class_names,
+        rows=[text for text, _, _ in rows],
+        title=f"{result.records['dataset'].iloc[0]}, {', '.join(result.plan.models)}, {', '.join(result.plan.threats)}",
+    )
+
+

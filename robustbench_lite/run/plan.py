@@ -1,0 +1,160 @@
+"""The plan: what is evaluated, as one frozen value that prints back as TOML. No torch here."""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+
+from robustbench_lite.errors import UserError, nearest
+
+#: the options that hold several values, and what a user calls one of them
+PLURAL = {"models": "model", "defenses": "defense", "attacks": "attack", "threats": "threat"}
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Systems x attacks x threats over a named slice of a dataset.
+
+    Args:
+        dataset, models, defenses, attacks, threats: spec strings; every model is combined with every defense, and every
+            attack runs under every threat.
+        samples: `all`, `first:N`, `N` (a class-balanced random subset by `slice_seed`) or None, the dataset's default.
+        seed: of the attacks and of trainings. device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        batch_size: rows of a micro-batch, or None to choose. precision: of the search; verdicts are always float32.
+        early_exit: retire a sample at its first confirmed break. diagnostics: run the cheap probes as well.
+        data_root, download: where datasets lie, and whether they may be fetched. allow_pickle: load pickles too.
+        examples: how many adversarial examples a cell keeps for the picture, or `all` to keep every one (as .npz).
+
+    Raises:
+        UserError: a value that is not accepted.
+    """
+
+    dataset: str = "digits"
+    models: tuple[str, ...] = ("small-cnn",)
+    defenses: tuple[str, ...] = ("none", "adversarial-training")
+    attacks: tuple[str, ...] = ("noise", "fgsm", "pgd", "targeted")
+    threats: tuple[str, ...] = ("Linf:0.2",)
+    samples: str | None = None
+    slice_seed: int = 0
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    precision: str = "float32"
+    early_exit: bool = True
+    diagnostics: bool = True
+    data_root: str | None = None
+    download: bool = False
+    allow_pickle: bool = False
+    examples: str = "8"
+
+    def __post_init__(self) -> None:
+        for name, one in PLURAL.items():
+            values = tuple(dict.fromkeys(getattr(self, name)))
+            if not values or not all(value.strip() for value in values):
+                raise UserError(f"the plan has no {one}; give at least one")
+            object.__setattr__(self, name, values)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}; accepted: auto, or 1 and more")
+        if self.precision not in PRECISIONS:
+            raise _not_accepted("precision", self.precision, PRECISIONS)
+        if self.device not in ("auto", "cpu", "cuda") and not _is_cuda(self.device):
+            raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
+        if self.examples != "all" and not self.examples.isdigit():
+            raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
+        if not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
+            raise UserError(f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0")
+
+    def to_toml(self) -> str:
+        """The plan as TOML; `Plan.from_toml` reads it back to an equal plan."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return tomli_w.dumps({name: value for name, value in values.items() if value is not None}, multiline_strings=False)
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "the plan") -> "Plan":
+        """Read a plan; what it leaves out has its default.
+
+        Raises:
+            UserError: not TOML, an unknown key, or a value of the wrong type.
+        """
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{source} is not TOML: {error}") from None
+        return cls(**_checked(table, source))
+
+    @classmethod
+    def load(cls, path: Path) -> "Plan":
+        """Read a plan from a file.
+
+        Raises:
+            UserError: it cannot be read, or as `from_toml`.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
+        return cls.from_toml(text, f"the plan {str(path)!r}")
+
+    def with_options(self, options: Mapping[str, Any]) -> "Plan":
+        """The plan with the options that are not None or empty."""
+        return replace(self, **{name: value for name, value in options.items() if value not in (None, (), [])})
+
+    @property
+    def digest(self) -> str:
+        """12 letters that name this plan."""
+        return hashlib.blake2b(self.to_toml().encode(), digest_size=6).hexdigest()
+
+
+def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    kinds = {item.name: item.type for item in fields(Plan)}
+    values: dict[str, Any] = {}
+    for given, value in table.items():
+        key = given.replace("-", "_")
+        key = {one: many for many, one in PLURAL.items()}.get(key, key)
+        if key not in kinds:
+            guess = nearest(key, kinds)
+            also = f"; did you mean {guess!r}?" if guess else f"; accepted: {', '.join(kinds)}"
+            raise UserError(f"{source} has an unknown key {given!r}{also}")
+        if key in values:
+            raise UserError(f"{source} gives {key!r} twice")
+        values[key] = _fit(kinds[key], value, f"{source}: {given}")
+    return values
+
+
+def _fit(kind: Any, value: Any, what: str) -> Any:
+    """A TOML value as the field wants it; a single text is accepted where several may stand, a number as a text."""
+    if kind == tuple[str, ...]:
+        many = [value] if isinstance(value, str) else value
+        if not isinstance(many, list) or not all(isinstance(one, str) for one in many):
+            raise UserError(f"{what} = {value!r}; accepted: a text or a list of texts")
+        return tuple(many)
+    accepted = get_args(kind) or (kind,)
+    if isinstance(value, bool) and bool not in accepted:
+        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+    if int in accepted and type(None) in accepted and value == "auto":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and str in accepted:
+        return str(value)
+    if not isinstance(value, accepted):
+        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+    return value
+
+
+def _words(accepted: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", str: "a text", bool: "true or false"}
+    return ", ".join(names[kind] for kind in accepted if kind in names)
+
+
+def _not_accepted(name: str, value: str, accepted: tuple[str, ...]) -> UserError:
+    guess = nearest(value, accepted)
+    also = f"; did you mean {guess!r}?" if guess else ""
+    return UserError(f"{name}={value}; accepted: {', '.join(accepted)}{also}")
+
+
+def _is_cuda(device: str) -> bool:
+    return device.startswith("cuda:") and device[5:].isdigit()

@@ -1,0 +1,146 @@
+"""Records on disk: content-addressed, atomic, appended as the run goes.
+
+One folder a cell key (everything that could change a number, but not the slice), so that `first:50` finds what `first:200`
+left. While a cell runs its samples arrive as part files; once it is complete they are one file, sorted by sample: the same
+bytes however often the run was killed on the way.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustbench_lite.cache import atomic_write
+
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+SCHEMA = pa.schema(
+    [
+        *((name, _TEXT) for name in ("dataset", "model", "defense", "threat", "attack")),
+        ("adaptive", _FLAG),
+        *((name, _WHOLE) for name in ("index", "label", "clean_prediction", "prediction")),
+        ("broken", _FLAG),
+        ("valid", _FLAG),
+        ("reason", _TEXT),
+        *((name, _REAL) for name in ("linf", "l2", "l1", "l0", "margin")),
+        *((name, _WHOLE) for name in ("forwards", "backwards")),
+        ("norm", _TEXT),
+        ("eps", _REAL),
+        ("target", _WHOLE),
+        *((name, _FLAG) for name in ("target_hit", "rejected")),
+        *((name, _REAL) for name in ("score", "clean_score")),
+        ("draws", _WHOLE),
+        ("break_rate", _REAL),
+        ("broken_8bit", _FLAG),
+        *((name, _WHOLE) for name in ("seed", "lane", "break_forward")),
+        ("key", _TEXT),
+        ("shape", _TEXT),
+    ]
+)
+COLUMNS = tuple(SCHEMA.names)
+_WHOLE_FILE = "rows.parquet"
+#: what a cell is called; the same numbers may stand under another name (a model file that was moved)
+NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
+
+
+def cell_key(facts: Mapping[str, Any]) -> str:
+    """32 letters over everything that could change a number of this cell."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def source_digest(kind: type) -> str:
+    """8 letters over the file that holds a plugin's class: another version of the code is another key."""
+    try:
+        text = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):
+        text = repr(kind).encode()
+    return hashlib.blake2b(text, digest_size=4).hexdigest()
+
+
+class Records:
+    """The rows of a run, by cell key; on disk under `folder`, or in memory without one.
+
+    Args:
+        folder: DIR/records, made on the first write. fresh: forget what is there when a cell is first asked for.
+    """
+
+    def __init__(self, folder: Path | None, *, fresh: bool = False) -> None:
+        self._folder, self._fresh = folder, fresh
+        self._memory: dict[str, pd.DataFrame] = {}
+        self._forgotten: set[str] = set()
+
+    def rows(self, key: str) -> pd.DataFrame:
+        """What is known of the cell, sorted by index; part files that cannot be read count as not computed."""
+        frames = [self._memory[key]] if key in self._memory else []
+        for path in self._files(key):
+            try:
+                frames.append(pq.read_table(path, schema=SCHEMA).to_pandas())
+            except (OSError, pa.ArrowException):
+                continue
+        if not frames:
+            return pd.DataFrame({name: [] for name in COLUMNS})
+        return _tidy(pd.concat(frames, ignore_index=True))
+
+    def append(self, key: str, rows: pd.DataFrame) -> None:
+        """Add rows of the cell; on disk once this returns."""
+        if self._folder is None:
+            held = self._memory.get(key)
+            self._memory[key] = rows if held is None else pd.concat([held, rows], ignore_index=True)
+            return
+        first = int(rows["index"].min())
+        name = f"part-{first:08d}-{len(rows):06d}-{_digest(rows)}.parquet"
+        self._write(self._folder / key / name, rows)
+
+    def finish(self, key: str) -> pd.DataFrame:
+        """Make one sorted file of the parts; the rows of the cell."""
+        rows = self.rows(key)
+        if self._folder is None:
+            self._memory[key] = rows
+            return rows
+        files = self._files(key)
+        whole = self._folder / key / _WHOLE_FILE
+        if files and files != [whole]:
+            self._write(whole, rows)
+            for path in files:
+                if path != whole:
+                    path.unlink(missing_ok=True)
+        return rows
+
+    def _files(self, key: str) -> list[Path]:
+        if self._folder is None:
+            return []
+        files = sorted((self._folder / key).glob("*.parquet"))
+        if not self._fresh or key in self._forgotten:
+            return files
+        self._forgotten.add(key)
+        for path in files:
+            path.unlink()
+        return []
+
+    def _write(self, path: Path, rows: pd.DataFrame) -> None:
+        table = pa.Table.from_pandas(rows[list(COLUMNS)], schema=SCHEMA, preserve_index=False)
+        table = table.replace_schema_metadata(None)
+        atomic_write(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_all(folder: Path) -> pd.DataFrame:
+    """Every row under DIR/records, cell by cell."""
+    keys = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
+    store = Records(folder)
+    frames = [store.rows(key) for key in keys]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in COLUMNS})
+
+
+def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.drop_duplicates("index", keep="last").sort_values("index", kind="stable").reset_index(drop=True)
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    indices = rows["index"].to_numpy().astype("int64").tobytes()
+    return hashlib.blake2b(indices, digest_size=4).hexdigest()

@@ -1,0 +1,93 @@
+"""How many rows go through the network at once, and why it cannot change a number.
+
+Libraries pick another kernel for tiny batches, and another kernel may round differently. Measured, batches from a floor W up
+gave every row the same bits; smaller ones did not. So a micro-batch is filled up to W with copies of its first row, and
+`probe` checks for the system at hand that larger batches really do not matter; where they do, every batch has exactly W rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.objectives import Goal, cross_entropy
+from robustbench_lite.rows import Rows
+from robustbench_lite.system import System
+
+R = TypeVar("R", bound=Rows)
+FLOORS = {"cpu": 32, "cuda": 256}
+BATCHES = {"cpu": 128, "cuda": 1024}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The sizes of micro-batches.
+
+    Args:
+        batch: the most rows in one. floor: W, the fewest; smaller ones are padded.
+        fixed: rows depend on the batch size above the floor, so every micro-batch has exactly `floor` rows.
+    """
+
+    batch: int
+    floor: int
+    fixed: bool = False
+
+    @property
+    def most(self) -> int:
+        """The most rows that a micro-batch may hold."""
+        return self.floor if self.fixed else max(self.batch, self.floor)
+
+    def padding(self, count: int, device: torch.device) -> Tensor:
+        """Indices that pad `count` rows: all of them, then the first one again up to the floor."""
+        index = torch.arange(max(count, self.floor), device=device)
+        return torch.where(index < count, index, 0)
+
+    def chunks(self, count: int) -> Iterator[tuple[int, int]]:
+        """Where to cut `count` rows."""
+        for begin in range(0, count, self.most):
+            yield begin, min(begin + self.most, count)
+
+    def smaller(self) -> "Shapes | None":
+        """Half of it, after the memory ran out; None where one row did not fit either."""
+        if self.most <= 1:
+            return None
+        batch = self.most // 2
+        return Shapes(batch=batch, floor=min(self.floor, batch), fixed=self.fixed)
+
+
+def default_shapes(device: torch.device, batch: int | None) -> Shapes:
+    """The sizes for a device; `batch` is the user's, or None."""
+    floor = FLOORS.get(device.type, 32)
+    most = BATCHES.get(device.type, 128) if batch is None else batch
+    return Shapes(batch=most, floor=min(floor, most))
+
+
+def probe(systems: list[System], x: Tensor, shapes: Shapes) -> Shapes:
+    """Check on real images that the bits of a row do not depend on the batch; `fixed` where they do.
+
+    Compared are the scores and the input gradients of the first rows at the floor and at the full batch, with other
+    neighbours.
+
+    Args:
+        systems: all that will be run. x: (n, c, h, w), n >= 1; repeated to fill the batch.
+    """
+    if shapes.most <= shapes.floor:
+        return shapes
+    index = torch.arange(shapes.most, device=x.device) % len(x)
+    large, small = x[index], x[index[: shapes.floor]]
+    same = all(torch.equal(_bits(system, large)[: shapes.floor], _bits(system, small)) for system in systems)
+    return shapes if same else Shapes(batch=shapes.batch, floor=shapes.floor, fixed=True)
+
+
+def _bits(system: System, x: Tensor) -> Tensor:
+    leaf = x.detach().requires_grad_(True)
+    outputs = system(leaf, None, 0)
+    goal = Goal(y=outputs.prediction())
+    value = cross_entropy(outputs, goal).sum()
+    if not value.requires_grad:
+        return outputs.scores.detach()
+    (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    grad = torch.zeros_like(leaf) if grad is None else grad
+    return torch.cat((outputs.scores.detach().flatten(1), grad.flatten(1)), 1)

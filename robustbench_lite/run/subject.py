@@ -1,0 +1,146 @@
+"""One system on one slice of data, ready to be attacked: on its device, checked, measured on the clean images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_lite.data.base import Dataset
+from robustbench_lite.errors import UserError
+from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import concat
+from robustbench_lite.run.fast import fast_copy, reduced_copy
+from robustbench_lite.run.shapes import Shapes, default_shapes, probe
+from robustbench_lite.run.verdict import Clean, look
+from robustbench_lite.system import System
+
+_PROBED = 32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A system under test.
+
+    Args:
+        model, defense: what records call it. system: the deployed one. fast: the copy that is searched on.
+        reduced: a copy of reduced precision for a first stage, or None.
+        data: the test split. indices: (m,) positions in it; a sample's position in the slice is its place in this array.
+        clean: what the system says of the clean images, on the CPU. seed: of the random streams.
+        adaptive: whether attacks use what an adversary knows of the defense.
+    """
+
+    model: str
+    defense: str
+    system: System
+    fast: System
+    reduced: System | None
+    data: Dataset
+    indices: np.ndarray
+    shapes: Shapes
+    clean: Clean
+    seed: int
+    adaptive: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.system.device
+
+    @property
+    def labels(self) -> Tensor:
+        """(m,) int64, on the CPU."""
+        return self.data.labels_at(self.indices)
+
+    def load(self, positions: Tensor) -> tuple[Tensor, Tensor, Draws]:
+        """Images, labels and random streams of these positions of the slice, on the system's device."""
+        return load(self.data, self.indices, positions, self.seed, self.device)
+
+
+def load(data: Dataset, indices: np.ndarray, positions: Tensor, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Draws]:
+    """The samples at these positions of the slice."""
+    chosen = indices[positions.numpy()]
+    x, y = data.batch(chosen), data.labels_at(chosen)
+    draws = Draws.for_images(seed, x, y)
+    return x.to(device), y.to(device), draws.to(device)
+
+
+def prepare(
+    *,
+    model: str,
+    defense: str,
+    system: System,
+    data: Dataset,
+    indices: np.ndarray,
+    seed: int,
+    device: torch.device,
+    adaptive: bool,
+    batch: int | None = None,
+    precision: str = "float32",
+    shapes: Shapes | None = None,
+    quick: bool = True,
+) -> Subject:
+    """Move the system to its device, choose batch sizes, make the fast copy and look at the clean images.
+
+    Args:
+        shapes: sizes to use instead of probing (after the memory ran out).
+        quick: search on a faster copy where it agrees with the original.
+
+    Raises:
+        UserError: the system's answers do not fit the data.
+    """
+    system = system.to(device)
+    fits(system, data)
+    some = torch.arange(min(_PROBED, len(indices)))
+    x, y, _ = load(data, indices, some, seed, device)
+    _check_scores(system, x, y)
+    fast = fast_copy(system, x) if quick else system
+    if shapes is None:
+        shapes = probe([fast] if fast is system else [system, fast], x, default_shapes(device, batch))
+    parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
+    reduced = reduced_copy(fast, torch.bfloat16) if precision == "bfloat16" else None
+    return Subject(
+        model=model,
+        defense=defense,
+        system=system,
+        fast=fast,
+        reduced=reduced,
+        data=data,
+        indices=indices,
+        shapes=shapes,
+        clean=concat(parts),
+        seed=seed,
+        adaptive=adaptive,
+    )
+
+
+def fits(system: System, data: Dataset) -> None:
+    """Refuse a system that was made for other images or classes.
+
+    Raises:
+        UserError: the shapes or the number of classes differ.
+    """
+    if tuple(system.input_shape) != tuple(data.shape):
+        raise UserError(f"{system.name} takes images {_by(system.input_shape)} but {data.name} has {_by(data.shape)}")
+    top = int(data.labels.max())
+    if top >= system.num_classes:
+        raise UserError(f"labels reach {top} but {system.name} has {system.num_classes} classes")
+
+
+def _check_scores(system: System, x: Tensor, y: Tensor) -> None:
+    with torch.no_grad():
+        scores = system(x, Draws.for_images(0, x, y), 0).scores
+    if scores.shape != (len(x), system.num_classes):
+        given, wanted = tuple(scores.shape), (len(x), system.num_classes)
+        raise UserError(f"{system.name} answers {len(x)} images with shape {given}; accepted: {wanted}, one row of logits an image")
+
+
+def _slices(
+    data: Dataset, indices: np.ndarray, seed: int, device: torch.device, shapes: Shapes
+) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+    for begin, end in shapes.chunks(len(indices)):
+        yield load(data, indices, torch.arange(begin, end), seed, device)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)

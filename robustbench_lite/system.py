@@ -1,0 +1,209 @@
+"""What is deployed: a classifier and everything around it, from pixels in [0, 1] to an answer.
+
+Normalisation, resizing, purification, rejection and randomness all live inside a `System`, so attacks work in pixel space,
+always. A system never changes: parts are added by making a new one.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs(Rows):
+    """What a system says of n images.
+
+    Args:
+        scores: (n, k) float32, logits.
+        reject: (n,) float32, the detector's score minus its threshold: above 0 the image is rejected; None without one.
+    """
+
+    scores: Tensor
+    reject: Tensor | None = None
+
+    def prediction(self) -> Tensor:
+        """The class with the largest score, (n,) int64."""
+        return self.scores.argmax(1)
+
+    def accepted(self) -> Tensor:
+        """Which images are not rejected, (n,) bool. A NaN detector score rejects nothing: it is no alarm."""
+        if self.reject is None:
+            return torch.ones(len(self.scores), dtype=torch.bool, device=self.scores.device)
+        return ~(self.reject > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purifier:
+    """A step before the classifier, images in, images out.
+
+    Args:
+        apply: (x, draws, index) -> x, all in [0, 1]; a deterministic one ignores the last two.
+        surrogate: a differentiable stand-in whose gradient the adaptive adversary uses (BPDA: Athalye et al. 2018, arXiv
+            1802.00420, sec. 4.1); None where `apply` is differentiable itself.
+        random: the step draws random numbers.
+        name: what reports call it; it must tell the options, since it is part of the digest.
+    """
+
+    apply: Callable[[Tensor, Draws | None, Tensor | int], Tensor]
+    surrogate: Callable[[Tensor], Tensor] | None = None
+    random: bool = False
+    name: str = "purifier"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A second opinion that may reject an image.
+
+    Args:
+        score: x (n, c, h, w) -> (n,), differentiable for the adaptive adversary; larger = more suspicious.
+        threshold: scores above it reject; fixed on clean calibration data.
+        modules: what the score is computed with, for the digest.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    threshold: float
+    modules: tuple[nn.Module, ...] = ()
+    name: str = "detector"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class System:
+    """A deployed classifier: eval mode, frozen weights.
+
+    Args:
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k).
+        num_classes: k. input_shape: (c, h, w).
+        purifiers: applied in order before the model. detector: may reject; None without one.
+        randomised: the answer of one image differs from call to call.
+        differentiable_as: what the adaptive adversary differentiates instead of `model` (undistilled logits, say).
+    """
+
+    model: nn.Module
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    name: str = "model"
+    purifiers: tuple[Purifier, ...] = ()
+    detector: Detector | None = None
+    model_is_random: bool = False
+    differentiable_as: nn.Module | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+
+    def __call__(
+        self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False
+    ) -> Outputs:
+        """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients."""
+        for purifier in self.purifiers:
+            x = _purify(purifier, x, draws, index, adaptive)
+        scores = self.model(x)
+        if adaptive and self.differentiable_as is not None:
+            scores = self.differentiable_as(x)
+        reject = None if self.detector is None else self.detector.score(x) - self.detector.threshold
+        return Outputs(scores=scores.float(), reject=reject)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether one image's answer differs from call to call."""
+        return self.model_is_random or any(part.random for part in self.purifiers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a model without any."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    def with_model(self, model: nn.Module) -> "System":
+        """The same parts around another network."""
+        return replace(self, model=model)
+
+    def with_purifier(
+        self, apply: Callable[..., Tensor], *, surrogate: Callable[[Tensor], Tensor] | None = None, name: str
+    ) -> "System":
+        """A deterministic purifier `apply(x) -> x` in front of everything that is there."""
+        part = Purifier(apply=lambda x, draws, index: apply(x), surrogate=surrogate, name=name)
+        return replace(self, purifiers=(part, *self.purifiers))
+
+    def with_random_purifier(
+        self, apply: Callable[[Tensor, Draws | None, Tensor | int], Tensor], *, name: str
+    ) -> "System":
+        """A purifier that draws random numbers from the sample's own streams, in front of everything that is there."""
+        return replace(self, purifiers=(Purifier(apply=apply, random=True, name=name), *self.purifiers))
+
+    def with_detector(self, detector: Detector) -> "System":
+        """The same system, able to reject."""
+        return replace(self, detector=detector)
+
+    def without_detector(self) -> "System":
+        """What an adversary sees who does not know of the detector."""
+        return replace(self, detector=None)
+
+    def to(self, device: torch.device | str) -> "System":
+        """The same system on another device (moves the model in place, as torch does)."""
+        self.model.to(device)
+        if self.detector is not None:
+            for module in self.detector.modules:
+                module.to(device)
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """16 bytes (hex) over weights, code and parts: two systems that could answer differently differ in it."""
+        state = hashlib.blake2b(digest_size=16)
+        modules = (self.model, *(self.detector.modules if self.detector else ()))
+        for module in modules:
+            _hash_module(module, state)
+        parts = [part.name for part in self.purifiers]
+        if self.detector is not None:
+            parts += [self.detector.name, repr(self.detector.threshold)]
+        state.update(repr((parts, self.input_shape, self.num_classes, self.model_is_random)).encode())
+        return state.hexdigest()
+
+
+class _Straight(torch.autograd.Function):
+    """The value of the first, the gradient of the second."""
+
+    @staticmethod
+    def forward(ctx: Any, hard: Tensor, soft: Tensor) -> Tensor:
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int, adaptive: bool) -> Tensor:
+    if not (adaptive and part.surrogate is not None):
+        return part.apply(x, draws, index)
+    with torch.no_grad():
+        hard = part.apply(x, draws, index)
+    return cast(Tensor, _Straight.apply(hard, part.surrogate(x)))
+
+
+def _hash_module(module: nn.Module, state: "hashlib._Hash") -> None:
+    state.update(repr(module).encode())
+    for kind in sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__):
+        state.update(_source_of(kind))
+    for name, tensor in sorted(module.state_dict().items()):
+        state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _source_of(kind: type) -> bytes:
+    """The code of a layer's class; torch's own is told by the version of torch, which is in every key besides."""
+    if kind.__module__.startswith("torch."):
+        return kind.__qualname__.encode()
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        return kind.__qualname__.encode()

@@ -1,0 +1,214 @@
+"""The engine: a sample's fate is its own, and nobody is retired on hearsay."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import Climb, Scripted, affine, run, samples, two_layers
+
+from robustbench_lite.attack import Goal, Needs, State
+from robustbench_lite.oracle import Oracle
+from robustbench_lite.randomness import Draws
+from robustbench_lite.run.engine import Outcome
+from robustbench_lite.run.shapes import Shapes
+from robustbench_lite.system import System
+from robustbench_lite.threat import Threat
+
+FIELDS = ("adv", "forwards", "backwards", "lane", "break_forward", "target")
+LINF = Threat(norm="Linf", eps=0.02)
+
+
+def assert_same(one: Outcome, other: Outcome) -> None:
+    for name in FIELDS:
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for name, value in vars(one.verdict).items():
+        assert torch.equal(value.nan_to_num(), getattr(other.verdict, name).nan_to_num()), name
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2, 3])
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_order_and_micro_batch_do_not_change_a_byte(side_by_side: int, stop_early: bool) -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 150)
+    attack = Climb(restarts=3, side_by_side=side_by_side)
+    first = run(attack, system, x, y, LINF, stop_early=stop_early)
+    assert 0 < float(first.verdict.broken.double().mean()) < 1  # or the comparison says nothing
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(3))
+    for shapes, order in ((Shapes(batch=128, floor=32), shuffled), (Shapes(batch=33, floor=32), shuffled.flip(0))):
+        assert_same(first, run(attack, system, x, y, LINF, shapes=shapes, order=order, stop_early=stop_early))
+
+
+def test_a_slice_gives_the_rows_of_the_whole() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 100)
+    whole = run(Climb(), system, x, y, LINF)
+    part = run(Climb(), system, x[:30], y[:30], LINF)
+    assert_same(whole[torch.arange(30)], part)
+
+
+def test_a_broken_sample_leaves_early_and_pays_less() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 100)
+    attack = Climb(restarts=2)
+    early = run(attack, system, x, y, LINF)
+    full = run(attack, system, x, y, LINF, stop_early=False)
+    broken = early.verdict.broken
+    assert (early.forwards[broken] < full.forwards[broken]).any()
+    assert (full.forwards == attack.steps * attack.restarts).all()
+    assert (early.forwards[~broken] == attack.steps * attack.restarts).all()
+    assert not (broken & ~full.verdict.broken).any()  # the whole path contains the short one
+    assert (full.verdict.margin[broken] >= early.verdict.margin[broken]).all()
+
+
+def test_a_middle_point_that_breaks_counts_though_the_last_one_does_not() -> None:
+    system = affine()
+    x, y, _ = samples(system, 40)
+    far = x[(y[:, None] != y[None, :]).int().argmax(1)]  # for each sample a point of another class
+
+    def points(clean: Tensor, k: int) -> Tensor:
+        place = int((x == clean).flatten(1).all(1).nonzero()[0])
+        return far[place : place + 1] if k == 1 else clean
+
+    for stop_early in (True, False):
+        found = run(Scripted(points=points), system, x, y, Threat(norm="Linf", eps=1), stop_early=stop_early)
+        assert found.verdict.broken.all()
+        assert (found.break_forward == 2).all()
+
+
+def test_an_example_outside_the_ball_is_invalid_not_a_success() -> None:
+    system = affine()
+    x, y, _ = samples(system, 20)
+    found = run(Scripted(points=lambda clean, k: 1 - clean), system, x, y, Threat(norm="Linf", eps=0.01))
+    assert not found.verdict.broken.any()
+    assert not found.verdict.valid.any()
+    assert (found.verdict.reason == 3).all()
+
+
+class Liar(nn.Module):
+    """A fast copy that takes the first class for every image that is not the clean one."""
+
+    def __init__(self, model: nn.Module, clean: Tensor) -> None:
+        super().__init__()
+        self.model, self.clean = model, clean
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.model(x)
+        known = torch.stack([(self.clean == row).flatten(1).all(1).any() for row in x])
+        return torch.where(known[:, None], scores, scores.flip(1) * 2)
+
+
+def test_only_the_original_confirms() -> None:
+    """The search believes in breaks that are none; the verdict denies them and the rows fly on to the end."""
+    system = two_layers()
+    x, y, _ = samples(system, 60)
+    liar = replace(system, model=Liar(system.model, x))
+    attack = Climb(restarts=1)
+    found = run(attack, system, x, y, LINF, fast=liar)
+    again = run(attack, system, x, y, LINF, fast=liar, shapes=Shapes(batch=40, floor=32))
+    assert_same(found, again)
+    with torch.no_grad():
+        wrong = system(found.adv).prediction() != y
+    assert torch.equal(found.verdict.broken, wrong)
+    assert (found.forwards[~found.verdict.broken] == attack.steps).all()
+
+
+def test_the_smallest_breaking_norm_is_kept() -> None:
+    system = affine(classes=2)
+    x, y, _ = samples(system, 30)
+    other = x[(y[:, None] != y[None, :]).int().argmax(1)]
+
+    def points(clean: Tensor, k: int) -> Tensor:
+        place = int((x == clean).flatten(1).all(1).nonzero()[0])
+        share = (1.0, 0.9, 0.1)[k]
+        return clean + share * (other[place : place + 1] - clean)
+
+    found = run(Scripted(points=points), system, x, y, Threat(norm="L2"))
+    length = (other - x).flatten(1).norm(dim=1)
+    shares = found.verdict.norms[:, 1] / length
+    with torch.no_grad():
+        at = [(system(x + share * (other - x)).prediction() != y) for share in (1.0, 0.9, 0.1)]
+    expected = torch.where(at[2], 0.1, torch.where(at[1], 0.9, 1.0)).double()
+    assert found.verdict.broken.all()
+    torch.testing.assert_close(shares, expected, rtol=1e-4, atol=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Climb):
+    """Climb that may pay six forwards."""
+
+    name: ClassVar[str] = "budgeted"
+    needs: ClassVar[Needs] = Needs.GRADIENTS
+
+    @property
+    def budget(self) -> int:
+        return 6
+
+
+def test_the_oracle_stops_paying_at_the_budget() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 50)
+    found = run(Budgeted(restarts=1), system, x, y, Threat(norm="Linf", eps=0.001))
+    assert not found.verdict.broken.all()
+    assert int(found.forwards.max()) == 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quitter(Climb):
+    """Climb whose rows give up after their own number of steps."""
+
+    name: ClassVar[str] = "quitter"
+
+    def step(self, state: State, oracle: Oracle) -> State:
+        state = super().step(state, oracle)
+        return replace(state, done=state.k >= (state.goal.y % 3))
+
+
+def test_done_rows_are_retired_one_by_one() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 60)
+    found = run(Quitter(restarts=1), system, x, y, Threat(norm="Linf", eps=1e-5))
+    assert not found.verdict.broken.any()
+    assert torch.equal(found.forwards, y % 3 + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dictated(Scripted):
+    """Submits its last point alone: the watch sits elsewhere."""
+
+    name: ClassVar[str] = "dictated"
+    submits_last: ClassVar[bool] = True
+
+
+def test_an_attack_that_submits_is_judged_once_on_its_last_point() -> None:
+    system = affine()
+    x, y, _ = samples(system, 40)
+    far = x[(y[:, None] != y[None, :]).int().argmax(1)]
+
+    def points(clean: Tensor, k: int) -> Tensor:
+        place = int((x == clean).flatten(1).all(1).nonzero()[0])
+        return far[place : place + 1] if k == 1 else clean
+
+    found = run(Dictated(points=points), system, x, y, Threat(norm="Linf", eps=1))
+    assert not found.verdict.broken.any()
+
+
+def test_draws_differ_by_lane_and_by_seed() -> None:
+    system = two_layers()
+    x, y, draws = samples(system, 5)
+    there = LINF.random_point(x, draws)
+    assert not torch.equal(there, LINF.random_point(x, draws.in_lane(1)))
+    assert not torch.equal(there, LINF.random_point(x, Draws.for_images(1, x, y)))
+
+
+def test_targets_of_a_targeted_threat_decide_success() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 60)
+    threat = Threat(norm="Linf", eps=0.1, goal="targeted", target="second")
+    found = run(Climb(), system, x, y, threat)
+    assert torch.equal(found.verdict.broken, found.verdict.prediction == found.target)
+    assert (found.target != y).all()
+    assert found.verdict.broken.any()
+
+
