@@ -261,7 +261,7 @@ def _run_lane(
     attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws, watch: bool, stop_early: bool
 ) -> tuple[Tensor, Tensor]:
     """The points of one lane, and how good they are (-inf: not broken)."""
-    goal = _aimed(attack, system, x, goal, threat, draws)
+    goal = aimed(attack, system, x, goal, threat, draws)
     points, ranks = x.clone(), Ledger.new(x).rank
     rows = torch.arange(len(x), device=x.device)
     if goal.target is not None:
@@ -284,7 +284,7 @@ def _run_lane(
     return points, ranks
 
 
-def _aimed(attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws) -> Goal:
+def aimed(attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws) -> Goal:
     """The goal with the classes to climb towards, where they are wanted and the caller gave none."""
     rule = threat.target if goal.success == "targeted" else attack.target_rule
     if goal.target is not None or rule is None:

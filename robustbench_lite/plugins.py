@@ -54,6 +54,22 @@ def load(kind: Kind, name: str) -> Any:
     return _load(offered[key], kind)
 
 
+def origin(kind: Kind, name: str) -> str:
+    """The distribution that offers the plugin, such as `robustbench-lite`; `this process` for a registered one.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    key = name.strip().lower()
+    if (kind, key) in _registered:
+        return "this process"
+    offered = _offered(kind)
+    if key not in offered:
+        raise unknown(kind, name, names(kind), f"rbl list {kind}s")
+    entry = offered[key]
+    return entry.dist.name if entry.dist else entry.value
+
+
 def _load(entry: EntryPoint, kind: str) -> Any:
     try:
         return entry.load()

@@ -65,6 +65,16 @@ def concat(parts: Sequence[R]) -> R:
     return replace(first, **joined)
 
 
+def overwrite(table: Rows, into: Tensor, rows: Rows) -> None:
+    """Write the rows over those of a table that the caller owns, in place."""
+    for name, value in table._sliceable().items():
+        other = getattr(rows, name)
+        if isinstance(value, Tensor):
+            value[into] = other
+        else:
+            overwrite(value, into, other)
+
+
 def where(condition: Tensor, yes: R, no: R) -> R:
     """Row by row, from `yes` where the condition (n,) holds, else from `no`."""
     chosen: dict[str, Any] = {}

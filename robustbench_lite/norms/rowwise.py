@@ -133,7 +133,7 @@ def sparse_signs(grad: Tensor, at: Tensor | None, keep: float | Tensor) -> Tenso
     """
     width = grad.shape[1:].numel()
     share = torch.as_tensor(keep, dtype=torch.float64, device=grad.device).expand(len(grad))
-    count = (share * width + 1e-9).floor().long().clamp(1, width)  # 1 % of 700 is 7, not 6.9999...
+    count = (share * width + 1e-9).floor().long().clamp(1, width)  # 29 % of 100 is 29, not 28.99...
     return in_slices(_signs, grad, count, *(() if at is None else (at,)))
 
 

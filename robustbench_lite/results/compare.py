@@ -25,6 +25,8 @@ def compare_rows(records: pd.DataFrame, *, expected: Expected | None = None) -> 
         UserError: as `metrics.summarise`.
     """
     every = list(trials(records, expected))
+    models = list(dict.fromkeys(trial.system[1] for trial in every))
+    every.sort(key=lambda trial: models.index(trial.system[1]))
     pairs = [(a, b) for a, b in combinations(every, 2) if _comparable(a, b)]
     frame = pd.DataFrame([_row(a, b) for a, b in pairs], columns=list(COLUMNS))
     for _, group in frame.groupby(["dataset", "threat"], sort=False):
@@ -63,7 +65,7 @@ def _row(a: Trial, b: Trial) -> dict[str, object]:
 
 def _tested(pair: Paired) -> dict[str, object]:
     return {
-        **{"n": pair.n, "difference": -pair.difference, "p": pair.p},
+        **{"n": pair.n, "difference": (pair.only_second - pair.only_first) / pair.n, "p": pair.p},
         **{"only_first": pair.only_first, "only_second": pair.only_second},
     }
 

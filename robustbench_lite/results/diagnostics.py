@@ -134,7 +134,7 @@ def from_records(
 ) -> dict[System, tuple[Diagnostic, ...]]:
     """The diagnostics that records alone can answer, for every system and threat in them."""
     found: dict[System, tuple[Diagnostic, ...]] = {}
-    for trial in trials(records):
+    for trial in trials(records) if len(records) else ():
         dataset, model, defense, threat = trial.system
         system = (records["dataset"] == dataset) & (records["model"] == model) & (records["defense"] == defense)
         own = records[system & (records["threat"] == threat)]

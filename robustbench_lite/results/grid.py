@@ -2,7 +2,6 @@
 
 import math
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +68,8 @@ def _grid(dataset: str, threat: str, part: pd.DataFrame, paired: Sequence[str]) 
     attacks = tuple(dict.fromkeys(part["attack"][part["attack"] != WORST_CASE]))
     letters = _letters(part["flags"])
     rows = tuple(_rows(part, attacks, letters, nearest))
-    what = f"median {threat} norm that breaks (correctly classified images)" if nearest else "robust accuracy in %"
+    norm = "/".join(sorted(set(part["norm"]) - {""}))
+    what = f"median {norm} norm that breaks (correctly classified images)" if nearest else "robust accuracy in %"
     return Grid(
         title=f"{dataset} · {threat} · n = {_span(part['n'][part['attack'] == WORST_CASE])} test images · {what}",
         attacks=attacks,
@@ -79,7 +79,7 @@ def _grid(dataset: str, threat: str, part: pd.DataFrame, paired: Sequence[str]) 
 
 
 def _rows(part: pd.DataFrame, attacks: tuple[str, ...], letters: dict[str, str], nearest: bool) -> Iterator[Row]:
-    for (model, defense), own in part.groupby(["model", "defense"], sort=False):
+    for model, defense, own in systems(part):
         worst = own[own["attack"] == WORST_CASE].iloc[0]
         by_attack = dict(iter(own.groupby("attack")))
         values = [_value(by_attack.get(attack), nearest) for attack in attacks]
@@ -106,11 +106,17 @@ def _value(rows: pd.DataFrame | None, nearest: bool) -> tuple[str, float]:
     return ("-!" if nearest or math.isnan(low) else f"{100 * low:.0f}-{100 * high:.0f}!"), math.nan
 
 
+def systems(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """The rows of each model and defense; models in the order of first appearance, each with all its defenses."""
+    for model, same in part.groupby("model", sort=False):
+        for defense, own in same.groupby("defense", sort=False):
+            yield str(model), str(defense), own
+
+
 def _lowest(values: Sequence[float]) -> tuple[bool, ...]:
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 2 or math.isinf(min(known)):
-        return (False,) * len(values)
-    return tuple(value == min(known) for value in values)
+    """Which attack found most, where they differ."""
+    known = {value for value in values if not math.isnan(value)}
+    return tuple(len(known) > 1 and value == min(known) for value in values)
 
 
 def _letters(flags: pd.Series) -> dict[str, str]:
@@ -149,9 +155,9 @@ def _counts(part: pd.DataFrame) -> Iterator[str]:
     for _, row in part[part["failure"] != ""].iterrows():
         yield f"! {row['attack']} on {row['model']}, {row['defense']}: {row['failure']}"
     for attack, rows in part[(part["left_out"] > 0) & (part["attack"] != WORST_CASE)].groupby("attack", sort=False):
-        yield f"{attack}: {_span(rows['left_out'])} samples left out, because their label is the target."
+        yield f"{attack}: {_span(rows['left_out'])} left out, whose label is the target."
     for attack, rows in part[(part["invalid"] > 0) & (part["attack"] != WORST_CASE)].groupby("attack", sort=False):
-        yield f"{attack}: {rows['invalid'].sum()} invalid examples, counted as not broken."
+        yield f"{attack}: {rows['invalid'].sum()} invalid, which counts as not broken."
 
 
 def _span(values: pd.Series) -> str:
@@ -161,5 +167,15 @@ def _span(values: pd.Series) -> str:
 
 def header_lines(attack: str, width: int = 12) -> list[str]:
     """An attack's text as the lines of a narrow column head: the name, then an option a line."""
-    parts = re.split(r"(?<=[:,;])", attack)
-    return [line for part in parts for line in textwrap.wrap(part, width, break_on_hyphens=False) or [""]]
+    return [line for part in re.split(r"(?<=[:,;])", attack) for line in folded(part, width)]
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A spec's text in lines of at most that width, broken after `: , ; + = -` where there is one; nothing is lost."""
+    lines = [""]
+    for part in re.split(r"(?<=[:,;+=-])", text):
+        if len(lines[-1]) + len(part) > width and lines[-1]:
+            lines.append("")
+        cut = [part[at : at + width] for at in range(0, len(part), width)]
+        lines[-1:] = [lines[-1] + "".join(cut[:1]), *cut[1:]]
+    return lines

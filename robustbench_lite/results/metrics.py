@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustbench_lite.results.fates import CELL, FAILED, LEFT_OUT, Cell, Expected, System, Trial, trials
+from robustbench_lite.results.clocks import CLOCKS, clock, declared_needs, failure, with_failures
+from robustbench_lite.results.fates import CELL, FAILED, LEFT_OUT, SYSTEM, Cell, Expected, System, Trial, trials
 from robustbench_lite.results.statistics import clopper_pearson
 
 WORST_CASE = "worst-case"
@@ -18,8 +19,6 @@ COLUMNS = (
     *("norm", "eps", "failed", "left_out", "clean_acc_low", "clean_acc_high", "broken_8bit", "median_break_forward"),
     *("setup_seconds", "setup_queries", "seed", "failure"),
 )
-_NO_CLOCK = {"seconds": math.nan, "setup_seconds": math.nan, "setup_queries": math.nan}
-CELL_FIELDS = list(CELL)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,24 +54,10 @@ def summarise(
     Raises:
         UserError: no records, columns missing, or a sample twice in a cell.
     """
-    context = _Context(timings=timings, diagnostics=diagnostics, needs={**_declared(timings), **(needs or {})})
+    context = _Context(timings=timings, diagnostics=diagnostics, needs={**declared_needs(timings), **(needs or {})})
     every = trials(records, with_failures(records, timings, expected))
     rows = [row for trial in every for row in _trial_rows(trial, context)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def with_failures(
-    records: pd.DataFrame, timings: pd.DataFrame | None, expected: Expected | None = None
-) -> Expected | None:
-    """`expected`, and the cells that timings call failed, which were to have all samples of their dataset."""
-    crashed = _crashed(timings)
-    if crashed is None or crashed.empty:
-        return expected
-    expected = dict(expected or {})
-    sizes = records.groupby("dataset")["index"].nunique()
-    found = dict.fromkeys(records[CELL_FIELDS].drop_duplicates().itertuples(index=False, name=None), 0)
-    lost = {key: max(1, int(sizes.get(key[0], 0))) for key in crashed[CELL_FIELDS].itertuples(index=False, name=None)}
-    return expected | {key: n for key, n in (found | lost).items() if key not in expected}
 
 
 def _trial_rows(trial: Trial, context: _Context) -> list[dict[str, object]]:
@@ -85,8 +70,7 @@ def flags_of(system: System, diagnostics: pd.DataFrame | None) -> str:
     """Names of the fired diagnostics of a system, and of the unchecked ones with a `?`, joined by `;`."""
     if diagnostics is None or diagnostics.empty:
         return ""
-    names = CELL_FIELDS[:4]
-    own = diagnostics[(diagnostics[names] == list(system)).all(axis=1)]
+    own = diagnostics[(diagnostics[list(SYSTEM)] == list(system)).all(axis=1)]
     marks = {"fired": "", "unchecked": "?"}
     pairs = zip(own["diagnostic"], own["status"], strict=True)
     return ";".join(dict.fromkeys(f"{name}{marks[status]}" for name, status in pairs if status in marks))
@@ -96,7 +80,7 @@ def _cell_row(cell: Cell, context: _Context) -> dict[str, object]:
     counted, rows = cell.counted, cell.rows
     attacked = rows[_attacked(cell)]
     return {
-        **dict(zip(CELL_FIELDS, cell.key, strict=True)),
+        **dict(zip(CELL, cell.key, strict=True)),
         "needs": context.needs.get(cell.key[4], ""),
         "adaptive": bool(rows["adaptive"].any()) if len(rows) else pd.NA,
         **_accuracies(counted),
@@ -105,8 +89,8 @@ def _cell_row(cell: Cell, context: _Context) -> dict[str, object]:
         "eps": _one(rows["eps"].astype(float), math.nan),
         "seed": _one(rows["seed"], pd.NA),
         "left_out": len(cell.fates) - len(counted),
-        **_clock(cell, context.timings),
-        "failure": _failure(cell, context.timings),
+        **clock(cell, context.timings),
+        "failure": failure(cell, context.timings),
     }
 
 
@@ -115,7 +99,7 @@ def _worst_row(trial: Trial, rows: Sequence[dict[str, object]]) -> dict[str, obj
     nearest = np.min([distances(cell, trial.worst.index) for cell in trial.cells], axis=0)
     adaptive = [row["adaptive"] for row in rows if row["adaptive"] is not pd.NA]
     return {
-        **{name: first[name] for name in CELL_FIELDS[:4]},
+        **{name: first[name] for name in SYSTEM},
         "attack": WORST_CASE,
         "needs": "-",
         "adaptive": any(adaptive) if adaptive else pd.NA,
@@ -123,7 +107,7 @@ def _worst_row(trial: Trial, rows: Sequence[dict[str, object]]) -> dict[str, obj
         "targeted_success": math.nan,
         "median_norm": _median_norm(records, trial.worst, nearest),
         **{name: sum(row[name] for row in rows) for name in ("invalid", "forwards", "backwards")},  # type: ignore[misc]
-        **{name: sum(row[name] for row in rows) for name in _NO_CLOCK},  # type: ignore[misc]
+        **{name: sum(row[name] for row in rows) for name in CLOCKS},  # type: ignore[misc]
         "norm": _one(records["norm"], ""),
         "eps": _one(records["eps"].astype(float), math.nan),
         "left_out": len(set(records["index"])) - int((trial.worst.index >= 0).sum()),
@@ -217,35 +201,6 @@ def _worst_8bit(trial: Trial) -> float:
     rows = pd.concat([cell.rows[_attacked(cell)] for cell in trial.cells])
     hit = rows["broken"].astype(bool) & rows["valid"].astype(bool) & rows["broken_8bit"].astype(bool)
     return len(set(rows["index"][hit]) & set(right)) / len(right)
-
-
-def _clock(cell: Cell, timings: pd.DataFrame | None) -> dict[str, float]:
-    own = _timed(cell, timings)
-    if own is None or own.empty:
-        return dict(_NO_CLOCK)
-    same = own[own["key"].isin(cell.rows["key"].unique())]  # tells the plain run of an attack from the adaptive one
-    own = same if len(same) else own
-    return {name: float(own[name].sum()) for name in _NO_CLOCK}
-
-
-def _failure(cell: Cell, timings: pd.DataFrame | None) -> str:
-    """Why samples of the cell have no verdict, as far as timings tell; nothing once a later run has made up for it."""
-    own = _crashed(_timed(cell, timings))
-    return "" if own is None or cell.counted["robust"].notna().all() else "; ".join(own["failed"].unique())
-
-
-def _crashed(timings: pd.DataFrame | None) -> pd.DataFrame | None:
-    return None if timings is None else timings[timings["failed"].fillna("") != ""]
-
-
-def _timed(cell: Cell, timings: pd.DataFrame | None) -> pd.DataFrame | None:
-    return None if timings is None else timings[(timings[CELL_FIELDS] == list(cell.key)).all(axis=1)]
-
-
-def _declared(timings: pd.DataFrame | None) -> dict[str, str]:
-    if timings is None or "needs" not in timings.columns:
-        return {}
-    return dict(zip(timings["attack"], timings["needs"], strict=True))
 
 
 def _mean(values: pd.Series) -> float:

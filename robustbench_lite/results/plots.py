@@ -48,13 +48,16 @@ def plot_curve(curve: pd.DataFrame, path: Path) -> Path:
     """The security curve, one panel a model and norm: a colour a defense, the worst case drawn through with its band.
 
     Args:
-        curve: of `curve.security_curve`, not empty.
+        curve: of `curve.security_curve`.
         path: of the PNG.
+
+    Raises:
+        ValueError: the curve has no points.
     """
     panels = list(curve.groupby(["dataset", "model", "norm"], sort=False))
     figure, axes = _panels(len(panels), height=4.3)
     for axis, ((dataset, model, norm), part) in zip(axes, panels, strict=True):
-        _curve_panel(axis, part)
+        _curve_panel(axis, part, _attacks(curve), list(curve["defense"].unique()))
         axis.set_title(f"{dataset}, {model}, {norm}, n = {_span(part['n'])}", loc="left")
         axis.set_xlabel(f"eps ({norm}, of an image in [0, 1])")
     axes[0].set_ylabel("robust accuracy (%)")
@@ -70,12 +73,15 @@ def plot_bars(summary: pd.DataFrame, path: Path) -> Path:
     Args:
         summary: of `metrics.summarise`; threats without eps are left out, since they have no robust accuracy at an eps.
         path: of the PNG.
+
+    Raises:
+        ValueError: there is no threat with eps.
     """
     fixed = summary[summary["eps"].notna()]
     panels = list(fixed.groupby(["dataset", "model", "threat"], sort=False))
     figure, axes = _panels(len(panels), height=3.9, across=1)
     for axis, ((dataset, model, threat), part) in zip(axes, panels, strict=True):
-        _bar_panel(axis, part)
+        _bar_panel(axis, part, list(fixed["defense"].unique()))
         n = _span(part.loc[part["attack"] == WORST_CASE, "n"])
         axis.set_title(f"{dataset}, {model}, {threat}, n = {n} test images", loc="left")
         axis.set_ylabel("accuracy (%)")
@@ -135,14 +141,13 @@ def plot_examples(
     return _save(figure, path)
 
 
-def _curve_panel(axis: "Axes", part: pd.DataFrame) -> None:
-    attacks = [attack for attack in part["attack"].unique() if attack != WORST_CASE]
-    for place, (defense, own) in enumerate(part.groupby("defense", sort=False)):
-        colour = PALETTE[place % len(PALETTE)]
+def _curve_panel(axis: "Axes", part: pd.DataFrame, attacks: list[str], defenses: list[str]) -> None:
+    for defense, own in part.groupby("defense", sort=False):
+        colour = PALETTE[defenses.index(str(defense)) % len(PALETTE)]
         for attack, line in own.groupby("attack", sort=False):
             eps, accuracy = line["eps"], 100 * line["robust_acc"]
             if attack != WORST_CASE:
-                mark = _MARKS[attacks.index(attack) % len(_MARKS)] if len(line) < 30 else ""
+                mark = _MARKS[attacks.index(str(attack)) % len(_MARKS)] if len(line) < 30 else ""
                 axis.plot(eps, accuracy, color=colour, lw=0.9, ls=":", marker=mark, ms=4, alpha=0.8)
                 continue
             axis.plot(eps, accuracy, color=colour, lw=2.2, label=f"{defense}")
@@ -155,8 +160,8 @@ def _curve_panel(axis: "Axes", part: pd.DataFrame) -> None:
     axis.grid(axis="y", color="0.9")
 
 
-def _bar_panel(axis: "Axes", part: pd.DataFrame) -> None:
-    attacks = [*(attack for attack in part["attack"].unique() if attack != WORST_CASE), WORST_CASE]
+def _bar_panel(axis: "Axes", part: pd.DataFrame, every: list[str]) -> None:
+    attacks = [*_attacks(part), WORST_CASE]
     defenses = list(part["defense"].unique())
     width = 0.8 / len(defenses)
     for place, defense in enumerate(defenses):
@@ -168,7 +173,7 @@ def _bar_panel(axis: "Axes", part: pd.DataFrame) -> None:
         spots = [0, *(1 + attacks.index(a) for a in attacks if a in own.index)]
         value, low, high = (100 * np.array(column) for column in zip(*bars, strict=True))
         x = np.array(spots) + (place - (len(defenses) - 1) / 2) * width
-        colour = PALETTE[place % len(PALETTE)]
+        colour = PALETTE[every.index(defense) % len(PALETTE)]
         axis.bar(x, np.nan_to_num(value), 0.94 * width, color=colour, label=defense, zorder=2)
         centre = np.where(np.isnan(value), (low + high) / 2, value)
         axis.errorbar(
@@ -182,6 +187,10 @@ def _bar_panel(axis: "Axes", part: pd.DataFrame) -> None:
     axis.set_ylim(0, 112)
     axis.set_yticks(range(0, 101, 20))
     axis.grid(axis="y", color="0.9", zorder=0)
+
+
+def _attacks(frame: pd.DataFrame) -> list[str]:
+    return [attack for attack in frame["attack"].unique() if attack != WORST_CASE]
 
 
 def _bar(row: pd.Series, name: str) -> tuple[float, float, float]:
@@ -209,13 +218,15 @@ def _scale(delta: np.ndarray) -> float:
 
 def _panels(count: int, *, height: float, across: int = 2) -> tuple["Figure", list["Axes"]]:
     """A figure with that many panels, side by side as far as `across` allows."""
-    columns = max(1, min(count, across))
-    down = max(1, math.ceil(count / columns))
+    if count == 0:
+        raise ValueError("there is nothing to draw: no robust accuracy at any eps")
+    columns = min(count, across)
+    down = math.ceil(count / columns)
     figure = _figure(8.4 if columns == 1 else 5.4 * columns, height * down)
     axes = list(figure.subplots(down, columns, squeeze=False).flat)
-    for axis in axes[max(1, count) :]:
+    for axis in axes[count:]:
         axis.remove()
-    return figure, axes[: max(1, count)]
+    return figure, axes[:count]
 
 
 def _figure(width: float, height: float) -> "Figure":

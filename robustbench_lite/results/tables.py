@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_lite.results.grid import Grid, Row, distance, grids, header_lines, interval, percent
+from robustbench_lite.results.grid import Grid, Row, distance, folded, grids, header_lines, interval, percent, systems
 from robustbench_lite.results.metrics import WORST_CASE
 
-_WIDTH, _WORST, _CELL = 100, 19, 6
+_WIDTH, _WORST, _CELL, _LABEL, _GAP = 100, 19, 6, 26, 3
 
 
 def comparative(summary: pd.DataFrame, comparisons: pd.DataFrame | None = None, *, width: int = _WIDTH) -> Group:
@@ -29,27 +29,28 @@ def comparative(summary: pd.DataFrame, comparisons: pd.DataFrame | None = None, 
     """
     parts: list[RenderableType] = []
     for grid in grids(summary, comparisons):
-        parts += [*_tables(grid, width), *(Padding(Text(note), (0, 0, 0, 1)) for note in grid.notes), Text()]
+        notes = (Padding(Text(note), (0, 0, 0, 1)) for note in grid.notes)
+        parts += [Text(grid.title, style="bold"), *_tables(grid, width), *notes, Text()]
     return Group(*parts)
 
 
 def details(summary: pd.DataFrame) -> Group:
-    """A table for each dataset and threat with a row an attack: intervals, success rates, queries, seconds."""
-    tables = []
+    """A table for each dataset and threat with a row an attack: intervals, success rates, queries a sample, seconds."""
+    parts: list[RenderableType] = []
     for (dataset, threat), part in summary.groupby(["dataset", "threat"], sort=False):
         columns = _detail_columns(part)
-        table = Table(
-            title=f"{dataset} · {threat} · by attack", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for name in columns:
             table.add_column(name, justify="left" if name in ("attack", "needs") else "right", overflow="fold")
-        for (model, defense), own in part.groupby(["model", "defense"], sort=False):
+        for model, defense, own in systems(part):
             table.add_row(Text(f"{model}\n{defense}", style="bold"))
             for _, row in own.iterrows():
                 cells = _detail_cells(row)
                 table.add_row(Text(f"  {row['attack']}"), *(cells[name] for name in columns if name != "attack"))
-        tables.append(table)
-    return Group(*tables)
+        parts += [Text(f"{dataset} · {threat} · by attack", style="bold"), table]
+        if any("*" in str(cell) for cell in table.columns[1].cells):
+            parts.append(Text(" * run as the adaptive adversary, who knows the defense."))
+    return Group(*parts)
 
 
 def text(renderable: RenderableType, width: int = _WIDTH) -> str:
@@ -87,26 +88,31 @@ def to_json(summary: pd.DataFrame, path: Path | None = None) -> str:
 def _tables(grid: Grid, width: int) -> Iterator[Table]:
     """The grid as one table, or several with some of the attacks each; the last one has the worst case."""
     chunks = list(_chunks(grid, width))
-    for number, chosen in enumerate(chunks):
-        more = f" ({number + 1} of {len(chunks)})" if len(chunks) > 1 else ""
-        yield _table(grid, chosen, grid.title + more, last=number + 1 == len(chunks))
+    for chosen in chunks:
+        yield _table(grid, chosen, last=chosen is chunks[-1])
 
 
 def _chunks(grid: Grid, width: int) -> Iterator[Sequence[int]]:
-    room = width - _label_width(grid) - 2 - (_CELL + 2) - (_WORST + 3) - _flags_width(grid)
-    chosen: list[int] = []
-    for place, attack in enumerate(grid.attacks):
-        used = sum(_head_width(grid.attacks[other]) + 2 for other in chosen)
-        if chosen and used + _head_width(attack) + 2 > room:
-            yield chosen
-            chosen = []
-        chosen.append(place)
-    yield chosen
+    """Places of the attacks that go into one table each; the last one must leave room for the worst case and flags."""
+    begin, count = 0, len(grid.attacks)
+    room = width - _label_width(grid) - _GAP - _CELL
+    end_room = room - _GAP - _WORST - _flags_width(grid)
+    while begin < count and _used(grid, begin, count) > end_room and count - begin > 1:
+        end = begin + 1
+        while end < count - 1 and _used(grid, begin, end + 1) <= room:
+            end += 1
+        yield range(begin, end)
+        begin = end
+    yield range(begin, count)
 
 
-def _table(grid: Grid, chosen: Sequence[int], title: str, *, last: bool) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, title_style="bold")
-    table.add_column("", width=_label_width(grid), overflow="fold")
+def _used(grid: Grid, begin: int, end: int) -> int:
+    return sum(max(_CELL, *map(len, header_lines(attack))) + _GAP for attack in grid.attacks[begin:end])
+
+
+def _table(grid: Grid, chosen: Sequence[int], *, last: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", width=_label_width(grid))
     table.add_column("clean", justify="right", min_width=5)
     for place in chosen:
         head = header_lines(grid.attacks[place])
@@ -118,7 +124,7 @@ def _table(grid: Grid, chosen: Sequence[int], title: str, *, last: bool) -> Tabl
     model = None
     for row in grid.rows:
         if row.model != model:
-            table.add_row(Text(row.model, style="bold"))
+            table.add_row(Text("\n".join(folded(row.model, _LABEL)), style="bold"))
             model = row.model
         end = [Text(row.worst), Text(row.flags, style="yellow")] if last else []
         table.add_row(*_cells(row, chosen), *end[: len(table.columns) - len(chosen) - 2])
@@ -126,7 +132,7 @@ def _table(grid: Grid, chosen: Sequence[int], title: str, *, last: bool) -> Tabl
 
 
 def _cells(row: Row, chosen: Sequence[int]) -> Iterator[Text]:
-    yield Text(f"  {row.defense}")
+    yield Text("\n".join(f"  {line}" for line in folded(row.defense, _LABEL - 2)))
     yield Text(row.clean)
     for place in chosen:
         lowest = row.lowest[place]
@@ -134,16 +140,12 @@ def _cells(row: Row, chosen: Sequence[int]) -> Iterator[Text]:
 
 
 def _label_width(grid: Grid) -> int:
-    return min(26, max(max(len(row.model), len(row.defense) + 2) for row in grid.rows))
-
-
-def _head_width(attack: str) -> int:
-    return max(_CELL, *(len(line) for line in header_lines(attack)))
+    return min(_LABEL, max(max(len(row.model), len(row.defense) + 2) for row in grid.rows))
 
 
 def _flags_width(grid: Grid) -> int:
     longest = max(len(row.flags) for row in grid.rows)
-    return min(12, max(5, longest)) + 2 if longest else 0
+    return min(12, max(5, longest)) + _GAP if longest else 0
 
 
 def _markdown(grid: Grid) -> str:
@@ -165,43 +167,25 @@ def _markdown(grid: Grid) -> str:
 
 def _detail_columns(part: pd.DataFrame) -> list[str]:
     """Columns that say something here, so that the table fits a terminal."""
-    optional = {
-        "adapt.": bool((part["adaptive"] == True).any()),  # noqa: E712  # may hold NA
+    shown = {
+        "robust %": bool(part["eps"].notna().any() or (part["norm"] == "").all()),
         "target": bool(part["targeted_success"].notna().any()),
         "norm": bool(part["median_norm"].notna().any()),
-        "bad": bool((part["invalid"] > 0).any()),
-        "failed": bool((part["failed"] > 0).any()),
         "s": bool(part["seconds"].notna().any()),
     }
-    every = [
-        "attack",
-        "needs",
-        "adapt.",
-        "n",
-        "robust %",
-        "success",
-        "target",
-        "norm",
-        "bad",
-        "failed",
-        "fwd",
-        "bwd",
-        "s",
-    ]
-    return [name for name in every if optional.get(name, True)]
+    every = ["attack", "needs", "n", "robust %", "success", "target", "norm", "fwd", "bwd", "s"]
+    return [name for name in every if shown.get(name, True)]
 
 
 def _detail_cells(row: pd.Series) -> dict[str, str]:
+    worst = row["attack"] == WORST_CASE
     return {
-        "needs": str(row["needs"]),
-        "adapt.": {"true": "yes", "false": "no"}.get(_boolean(row["adaptive"]), ""),
+        "needs": f"{row['needs']}{'*' if _boolean(row['adaptive']) == 'true' and not worst else ''}",
         "n": f"{row['n']}",
         "robust %": interval(row),
         "success": percent(row["success_rate"]),
-        "target": "" if row["attack"] == WORST_CASE else percent(row["targeted_success"]),
+        "target": "" if worst else percent(row["targeted_success"]),
         "norm": distance(row["median_norm"]),
-        "bad": f"{row['invalid']}",
-        "failed": f"{row['failed']}",
         "fwd": _amount(row["forwards"]),
         "bwd": _amount(row["backwards"]),
         "s": _amount(row["seconds"]),

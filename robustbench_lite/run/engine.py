@@ -16,9 +16,9 @@ from robustbench_lite.attack import Attack, State
 from robustbench_lite.objectives import Goal, choose_targets
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows, concat
+from robustbench_lite.rows import Rows, concat, overwrite
 from robustbench_lite.run.shapes import Shapes
-from robustbench_lite.run.verdict import Clean, Verdict, judge
+from robustbench_lite.run.verdict import Clean, Verdict, judge, judge_rounded_first
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -130,7 +130,7 @@ class _Bests:
         if not len(chosen):
             return
         into = slots[chosen]
-        _write(self.rows, into.to(device), rows[chosen.to(device)])
+        overwrite(self.rows, into.to(device), rows[chosen.to(device)])
         self.rank[into], self.filled[into] = rank[chosen], True
 
     def broken(self, slots: Tensor) -> Tensor:
@@ -146,20 +146,11 @@ class _Bests:
         return self.rows[torch.tensor(slots, device=self.rows.adv.device)]
 
 
-def _write(table: Rows, into: Tensor, rows: Rows) -> None:
-    for name, value in table._sliceable().items():
-        other = getattr(rows, name)
-        if isinstance(value, Tensor):
-            value[into] = other
-        else:
-            _write(value, into, other)
-
-
 def search(job: Search, samples: Tensor, clean: Clean) -> Iterator[Outcome]:
     """Attack the samples and yield them as they end, in any order, some at a time.
 
     Args:
-        samples: (m,) int64 positions, right on their clean images; clean: what the system said of *all* positions.
+        samples: (m,) int64 positions, right on their clean images. clean: what the system said of *all* positions.
     """
     engine = _Engine(job, samples, clean)
     while not engine.idle:
@@ -306,7 +297,12 @@ class _Engine:
             return
         state, job = flight.state, self.job
         adv = flight.ledger.pending if pending else state.adv
-        verdict = judge(job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes)
+        if job.threat.eps is None:  # rounding would change the norm that is sought
+            verdict = judge(job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes)
+        else:
+            adv, verdict = judge_rounded_first(
+                job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes
+            )
         cases = [self.cases[sample] for sample in flight.sample.tolist()]
         paid = torch.tensor([case.forwards for case in cases], device=adv.device)
         seen = paid + (flight.ledger.seen if pending else flight.ledger.forwards)

@@ -17,7 +17,7 @@ from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results.metrics import summarise
-from robustbench_lite.run.systems import Builder
+from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.cell import Cell, Ran, run_cell
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
@@ -152,33 +152,37 @@ def run(
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     _check(chosen, threats, data, targets)
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
-    records = output.records
-    builder = Builder(
-        plan=plan,
-        data=data,
-        device=device,
-        threats=tuple(threats.values()),
-        training=reporter.training,
-        module=None if isinstance(model, str) else model,
-    )
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
     output.begin(data, indices, device)
-    for built in builder.systems():
-        subject = prepare(
-            model=built.model,
-            defense=built.defense,
-            system=built.system,
+    with borrowed(None if isinstance(model, str) else model, data, device) as given:
+        builder = Builder(
+            plan=plan,
             data=data,
-            indices=indices,
-            seed=plan.seed,
             device=device,
-            adaptive=built.adaptive,
-            batch=plan.batch_size,
-            precision=plan.precision,
+            threats=tuple(threats.values()),
+            training=reporter.training,
+            given=given,
         )
-        for threat_text, threat in threats.items():
-            _trial(subject, chosen, threat, threat_text, plan, records, reporter, collected, targets)
+        for built in builder.systems():
+            subject = _subject(built, data, indices, plan, device)
+            for threat_text, threat in threats.items():
+                _trial(subject, chosen, threat, threat_text, plan, output.records, reporter, collected, targets)
     return collected.result()
+
+
+def _subject(built: Built, data: Dataset, indices: np.ndarray, plan: Plan, device: torch.device) -> Subject:
+    return prepare(
+        model=built.model,
+        defense=built.defense,
+        system=built.system,
+        data=data,
+        indices=indices,
+        seed=plan.seed,
+        device=device,
+        adaptive=built.adaptive,
+        batch=plan.batch_size,
+        precision=plan.precision,
+    )
 
 
 def _trial(
@@ -195,7 +199,7 @@ def _trial(
     """All attacks on one system under one threat, and the checks."""
     frames, needs = [], {}
     for text, attack in attacks.items():
-        reporter.begin(f"{subject.model}, {subject.defense} · {threat_text} · {text}", len(subject.indices))
+        reporter.begin(f"{text} on {subject.model}, {subject.defense}, {threat_text}", len(subject.indices))
         cell = Cell(
             subject=subject,
             attack=attack,
@@ -215,7 +219,7 @@ def _trial(
         needs[text] = attack.needs.value
         collected.add(cell, ran)
     if plan.diagnostics:
-        reporter.begin(f"{subject.model}, {subject.defense} · {threat_text} · checks", 0)
+        reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         found = probe_subject(subject, threat, threat_text, [frame for frame in frames if len(frame)], needs)
         collected.check(subject, threat_text, found)
 

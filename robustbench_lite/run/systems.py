@@ -1,9 +1,9 @@
 """The systems of a plan, built one at a time: every model with every defense."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from robustbench_lite import data as datasets
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
+from robustbench_lite.errors import UserError
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.system import System
@@ -33,7 +34,7 @@ class Builder:
     """Builds the systems of a plan.
 
     Args:
-        data: the test split, for shape and classes. module: the caller's own model instead of the plan's spec.
+        data: the test split, for shape and classes. given: the caller's own system instead of the plan's model specs.
         training: (done, total, text) of a training under way.
     """
 
@@ -41,8 +42,8 @@ class Builder:
     data: Dataset
     device: torch.device
     threats: tuple[Threat, ...]
-    training: Any
-    module: nn.Module | System | None = None
+    training: Callable[[int, int, str], None]
+    given: System | None = None
 
     def systems(self) -> Iterator[Built]:
         """Every model with every defense, in the order of the plan."""
@@ -52,22 +53,14 @@ class Builder:
 
     def _build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)
-        if isinstance(self.module, System):
-            system = self.module
-        else:
-            system = defended_system(
-                self._loaded(model), chain, workshop=self._workshop, seed=self.plan.seed, defense_text=defense
-            )
         known = [part for part in chain if part.name != "none"]
+        system = defended_system(self._loaded(model), chain, self._workshop)
         adaptive = bool(known) and all(part.adaptivity != "unaudited" for part in known)
         return Built(model=model, defense=defense, system=system, adaptive=adaptive)
 
-    def _loaded(self, model: str) -> zoo.LoadedModel:
-        if self.module is not None:
-            assert isinstance(self.module, nn.Module)
-            return zoo.from_module(
-                self.module, name=model, num_classes=self.data.num_classes, input_shape=self.data.shape
-            )
+    def _loaded(self, model: str) -> zoo.LoadedModel | System:
+        if self.given is not None:
+            return self.given
         return zoo.load(
             model,
             num_classes=self.data.num_classes,
@@ -83,3 +76,41 @@ class Builder:
         return Workshop(
             train=train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self.training
         )
+
+
+@contextmanager
+def borrowed(model: nn.Module | System | None, data: Dataset | None, device: torch.device) -> Iterator[System | None]:
+    """The caller's model as a system for a while; modes, gradient flags and device are put back afterwards."""
+    if model is None or isinstance(model, System):
+        yield model
+        return
+    if data is None:
+        raise UserError("evaluate got a module without x and y; give the images and labels too")
+    modes = {part: part.training for part in model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    try:
+        yield _system_of(model.to(device), data, device)
+    finally:
+        model.to(home)
+        for part, training in modes.items():
+            part.training = training
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+def _system_of(model: nn.Module, data: Dataset, device: torch.device) -> System:
+    """A bare module as a system; one image tells how many classes it has."""
+    model.eval()
+    name = type(model).__name__
+    x = data.batch([0]).to(device)
+    try:
+        with torch.no_grad():
+            scores = model(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{name} cannot take images {tuple(x.shape[1:])}: {first}") from error
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or len(scores) != 1:
+        given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{name} answers one image with {given}; accepted: a tensor (1, classes) of logits")
+    return System(model=model, num_classes=scores.shape[1], input_shape=data.shape, name=name)

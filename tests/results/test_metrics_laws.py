@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustbench_lite.results.compare import compare_rows
-from robustbench_lite.results.metrics import CELL_FIELDS, WORST_CASE, summarise
+from robustbench_lite.results.fates import CELL
+from robustbench_lite.results.metrics import WORST_CASE, summarise
 
 ATTACKS = ("noise", "fgsm", "pgd:steps=40", "targeted")
 
@@ -80,4 +81,4 @@ def test_swapping_two_defenses_changes_only_the_sign(make_records, first, second
 
 def _sorted(summary):
     # Two attacks of equal name cannot be; the order of appearance is the only thing that may differ.
-    return summary.sort_values(list(CELL_FIELDS)).reset_index(drop=True)
+    return summary.sort_values(list(CELL)).reset_index(drop=True)

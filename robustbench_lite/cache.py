@@ -1,0 +1,158 @@
+"""Files that are written whole or not at all, and trained models kept by content.
+
+A trained model is kept under a key over everything that decides its weights. A damaged file is trained again, a folder
+that cannot be written means a run without a cache; both are said aloud, neither changes a number.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Card = dict[str, Any]
+
+
+def cache_dir() -> Path:
+    """Where trained models are kept: $RBL_CACHE, else $XDG_CACHE_HOME/robustbench-lite, else ~/.cache/robustbench-lite."""
+    own, shared = os.environ.get("RBL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own).expanduser()
+    return (Path(shared) if shared else Path.home() / ".cache") / "robustbench-lite"
+
+
+def atomic_write(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a file so that readers see the old one or the whole new one, even after a kill or a power cut.
+
+    Args:
+        path: its folder is made if need be.
+        content: the bytes, or a function that writes the file at the path it is given (in the same folder).
+
+    Raises:
+        OSError: the folder is read-only or full; nothing is left behind, and a file that was there is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is on the disk
+        _sync(path.parent)
+
+
+def content_key(facts: Mapping[str, Any]) -> str:
+    """32 letters over everything that decides a content; the order of the facts does not matter."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(tensors: "Mapping[str, Tensor]") -> str:
+    """16 bytes (hex) over names, types, shapes and bits."""
+    import torch
+
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def load_or_train(key: str, model: "nn.Module", train: Callable[[Path | None], Card], *, fresh: bool = False) -> Card:
+    """Give `model` the trained weights of this key, from the cache or by training, and return their card.
+
+    Two processes may do the same at once: both write the same bytes, each file at one stroke.
+
+    Args:
+        key: from `content_key`. model: is changed in place, and put into eval mode.
+        train: trains that very model and returns its card; given a folder for what it needs to go on after a kill.
+        fresh: train even if there is a cached one.
+    """
+    path = cache_dir() / "models" / f"{key}.safetensors"
+    card = None if fresh else _cached(path, model)
+    if card is not None:
+        return card
+    writable, scratch = _writable(path.parent), path.with_suffix(".training")
+    if fresh:
+        shutil.rmtree(scratch, ignore_errors=True)
+    card = train(scratch if writable else None)
+    card = {**card, "weights_digest": weights_digest(model.state_dict())}
+    if writable:
+        _keep(path, model, card)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return card
+
+
+def _cached(path: Path, model: "nn.Module") -> Card | None:
+    """Load the cached weights into the model; None without a whole and fitting entry, said aloud where it is damaged."""
+    # The card is written last, so an entry without one is none yet.
+    if not path.with_suffix(".json").is_file():
+        return None
+    try:
+        return _read(path, model)
+    except (OSError, ValueError, KeyError) as error:
+        warnings.warn(f"the cached model {str(path)!r} is damaged ({error}); it is trained again", stacklevel=3)
+        return None
+
+
+def _read(path: Path, model: "nn.Module") -> Card:
+    """Check everything before the model is touched: a half-loaded one would start the training that follows."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    card: Card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    try:
+        weights = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if weights_digest(weights) != card["weights_digest"]:
+        raise ValueError("the weights are not those of the card")
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    if own != {name: value.shape for name, value in weights.items()}:
+        raise ValueError("the weights are of another architecture")
+    model.load_state_dict(weights)
+    model.eval()
+    return card
+
+
+def _keep(path: Path, model: "nn.Module", card: Card) -> None:
+    from robustbench_lite import zoo
+
+    try:
+        zoo.save_checkpoint(path, model, card)
+    except OSError as error:
+        warnings.warn(f"the trained model is not kept: {error}", stacklevel=3)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be written there; says so where it cannot. Asked before the training, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        warnings.warn(f"the cache {str(folder)!r} cannot be written ({error}); what is trained is not kept", stacklevel=3)
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of files, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,172 @@
+"""`rbl evaluate`: run a plan and print its table."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_lite.cli.printing import FORMATS, complain, one_of, show_checks, show_place, show_results
+from robustbench_lite.cli.progress import Bars
+from robustbench_lite.errors import UserError
+from robustbench_lite.run.plan import Plan
+
+if TYPE_CHECKING:
+    from robustbench_lite.run.evaluate import Result
+
+EXAMPLES = """\b
+Examples:
+  rbl evaluate
+  rbl evaluate --model small-cnn --defense none --attack pgd:steps=40 --threat Linf:0.1
+  rbl evaluate --config rbl-runs/my-run/plan.toml --samples first:50 --format csv > table.csv
+
+\b
+--model, --defense, --attack and --threat may be given several times.
+Names: rbl list attacks (defenses, models, datasets); their options: rbl show attack pgd.
+Exit codes: 0 done, 2 a mistake in what was given, 3 some cell failed, 130 Ctrl-C.
+"""
+CELL_FAILED, STOPPED = 3, 130
+_PLAN = Plan()
+
+
+def option(metavar: str | None, text: str, *names: str, default: object = None) -> Any:
+    """An option whose help says its default in words."""
+    shown = ", ".join(default) if isinstance(default, tuple) else default
+    return typer.Option(
+        *names, metavar=metavar, help=text if default is None else f"{text} [default: {shown}]", show_default=False
+    )
+
+
+def evaluate(
+    config: Annotated[
+        Path | None, option("FILE", "A plan (TOML), such as the plan.toml of a run; options given besides override it.")
+    ] = None,
+    dataset: Annotated[str | None, option("NAME", "What is classified.", default=_PLAN.dataset)] = None,
+    model: Annotated[list[str] | None, option("NAME", "The classifiers.", default=_PLAN.models)] = None,
+    defense: Annotated[
+        list[str] | None, option("NAME", "What defends them; + chains defenses.", default=_PLAN.defenses)
+    ] = None,
+    attack: Annotated[list[str] | None, option("NAME", "What attacks them.", default=_PLAN.attacks)] = None,
+    threat: Annotated[
+        list[str] | None,
+        option("NORM:EPS", "How far an attack may go: Linf:8/255, L2:0.5, L1:12, L0:10.", default=_PLAN.threats),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        option(
+            "N|first:N|all",
+            "Which test images: a class-balanced random subset, the first ones, or all."
+            " [default: all of digits, npz and folder; 1000 of the others]",
+        ),
+    ] = None,
+    slice_seed: Annotated[int | None, option("N", "Draws the random subset.", default=_PLAN.slice_seed)] = None,
+    seed: Annotated[int | None, option("N", "Of attacks and trainings.", default=_PLAN.seed)] = None,
+    device: Annotated[str | None, option("auto|cpu|cuda[:I]", "Where to compute.", default=_PLAN.device)] = None,
+    batch_size: Annotated[str | None, option("auto|N", "Images in one pass of the model.", default="auto")] = None,
+    precision: Annotated[
+        str | None,
+        option(
+            "float32|bfloat16|auto", "Of the search; what it finds is confirmed in float32.", default=_PLAN.precision
+        ),
+    ] = None,
+    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
+    download: Annotated[
+        bool | None, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
+    ] = None,
+    allow_pickle: Annotated[
+        bool | None,
+        option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no"),
+    ] = None,
+    early_exit: Annotated[
+        bool | None,
+        option(None, "Leave an image alone once it is broken.", "--early-exit/--no-early-exit", default="yes"),
+    ] = None,
+    diagnostics: Annotated[
+        bool | None,
+        option(None, "Check the numbers with cheap probes.", "--diagnostics/--no-diagnostics", default="yes"),
+    ] = None,
+    examples: Annotated[
+        str | None, option("N|all", "Adversarial images to keep, for each cell.", default=_PLAN.examples)
+    ] = None,
+    out: Annotated[Path | None, option("DIR", "Where results go.", default="rbl-runs/<digest of the plan>")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute everything again, also what is in DIR already.")
+    ] = False,
+    format: Annotated[str, option("table|csv|json|markdown", "Of the table on stdout.", default="table")] = "table",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Attack defended models and print how robust each of them is.
+
+    Every model is combined with every defense, and every attack runs on it under every threat. What is computed is kept
+    as it comes: a run that was stopped goes on where it was when it is started again.
+    """
+    form = one_of("format", format, FORMATS)
+    plan = _PLAN if config is None else Plan.load(config)
+    plan = plan.with_options(
+        {
+            "dataset": dataset,
+            "models": tuple(model or ()),
+            "defenses": tuple(defense or ()),
+            "attacks": tuple(attack or ()),
+            "threats": tuple(threat or ()),
+            "samples": samples,
+            "slice_seed": slice_seed,
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+            "data_root": None if data_root is None else str(data_root),
+            "download": download,
+            "allow_pickle": allow_pickle,
+            "early_exit": early_exit,
+            "diagnostics": diagnostics,
+            "examples": examples,
+        }
+    )
+    if batch_size is not None:
+        plan = replace(plan, batch_size=_batch_size(batch_size))
+    result = _run(plan, out or Path("rbl-runs") / plan.digest, fresh=fresh, quiet=quiet)
+    if not quiet:
+        _show(result, form)
+    if result.failed:
+        _complain_about(result)
+        raise typer.Exit(CELL_FAILED)
+
+
+def _batch_size(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
+    if not text.isdecimal():
+        raise UserError(f"batch_size={text}; accepted: auto, or 1 and more")
+    return int(text)
+
+
+def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool) -> "Result":
+    cells = len(plan.models) * len(plan.defenses) * len(plan.threats) * len(plan.attacks)
+    try:
+        with Bars(cells=cells, quiet=quiet) as bars:
+            from robustbench_lite.run.evaluate import run
+
+            return run(plan, out=out, reporter=bars, fresh=fresh)
+    except KeyboardInterrupt:
+        again = "the same command without --fresh" if fresh else "the same command"
+        complain(f"stopped by Ctrl-C; what was computed is kept in {out}, and {again} goes on from there")
+        raise typer.Exit(STOPPED) from None
+
+
+def _show(result: "Result", form: str) -> None:
+    from robustbench_lite.results.compare import compare_rows
+    from robustbench_lite.run.evaluate import expected_of
+
+    aside = form != "table"  # then stdout is for the table alone
+    comparisons = compare_rows(result.records, expected=expected_of(result.timings))
+    show_results(result.table, comparisons, form)
+    show_checks(result.diagnostics, stderr=aside)
+    assert result.out is not None
+    show_place(result.out, stderr=aside)
+
+
+def _complain_about(result: "Result") -> None:
+    cells = "1 cell" if len(result.failed) == 1 else f"{len(result.failed)} cells"
+    complain(f"{cells} of {len(result.timings)} failed; what they found before is kept:")
+    for cell, why in result.failed.items():
+        complain(f"  {cell}: {why}")

@@ -1,0 +1,104 @@
+"""What is printed where: results on stdout; progress, notes and errors on stderr."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_lite.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, RenderableType
+
+FORMATS = ("table", "csv", "json", "markdown")
+WIDTH = 100  # of a table that goes into a file or a pipe
+
+
+def complain(text: str) -> None:
+    """Say something on stderr; the help of a command as it is, everything else as `rbl: …`."""
+    print(text if text.startswith("Usage:") else f"rbl: {text}", file=sys.stderr, flush=True)
+
+
+def one_of(what: str, given: str, accepted: tuple[str, ...]) -> str:
+    """The accepted word, whatever the case of its letters.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if given.lower() in accepted:
+        return given.lower()
+    guess = nearest(given, accepted)
+    also = f"; did you mean {guess!r}?" if guess else ""
+    raise UserError(f"{what}={given}; accepted: {', '.join(accepted)}{also}")
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """A console as wide as the terminal, or as COLUMNS says, or `WIDTH`."""
+    from rich.console import Console
+
+    known = "COLUMNS" in os.environ or (sys.stderr if stderr else sys.stdout).isatty()
+    width = shutil.get_terminal_size().columns if known else WIDTH
+    return Console(stderr=stderr, width=width, highlight=False)
+
+
+def show(renderable: "RenderableType", *, stderr: bool = False) -> None:
+    """Print a table; without colours and blanks at the ends of lines where nobody watches."""
+    from robustbench_lite.results import tables
+
+    screen = console(stderr=stderr)
+    if screen.is_terminal:
+        screen.print(renderable)
+    else:
+        (sys.stderr if stderr else sys.stdout).write(tables.text(renderable, screen.width))
+
+
+def show_results(summary: "pd.DataFrame", comparisons: "pd.DataFrame", form: str, *, details: bool = False) -> None:
+    """The results to stdout: csv and json are the whole summary, table and markdown compare the systems."""
+    from robustbench_lite.results import tables
+
+    if form == "table":
+        show(tables.comparative(summary, comparisons, width=console().width))
+        if details:
+            show(tables.details(summary))
+        return
+    text = {"csv": tables.to_csv, "json": tables.to_json}.get(form)
+    sys.stdout.write(text(summary) if text else tables.to_markdown(summary, comparisons))
+
+
+def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
+    """The diagnostics in short: what fired and on whom, what could not be checked and why, how many are clear."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not len(diagnostics):
+        return
+    table = Table.grid(padding=(0, 2))
+    systems = diagnostics[["dataset", "model", "defense", "threat"]].drop_duplicates()
+    loud = diagnostics[diagnostics["status"] != "clear"]
+    order = loud.sort_values("status", key=lambda column: column != "fired", kind="stable")
+    for (status, name, detail), rows in order.groupby(["status", "diagnostic", "detail"], sort=False):
+        whom = "; ".join(f"{row.model}, {row.defense}, {row.threat}" for row in rows.itertuples())
+        who = "everywhere" if len(rows) == len(systems) > 1 else whom
+        style = "yellow" if status == "fired" else "dim"
+        table.add_row(Text(f" {status}", style=style), Text(str(name)), Text(f"{who}: {detail}" if detail else who))
+    clear = len(diagnostics) - len(loud)
+    parts = f"Checks: {len(loud[loud['status'] == 'fired'])} fired, {clear} clear, "
+    show(Text(f"{parts}{len(loud[loud['status'] == 'unchecked'])} unchecked"), stderr=stderr)
+    if len(loud):
+        show(table, stderr=stderr)
+
+
+def show_place(folder: Path, *, stderr: bool = False) -> None:
+    """Where the files are, and how to look closer."""
+    quoted = shell_quoted(str(folder))
+    text = f"\nFiles are in {folder}; look closer with: rbl report {quoted} --details\n"
+    (sys.stderr if stderr else sys.stdout).write(text)
+
+
+def shell_quoted(text: str) -> str:
+    """As it must be typed into a shell."""
+    import shlex
+
+    return shlex.quote(text)

@@ -1,0 +1,40 @@
+"""`rbl report`: the tables of a run again, from its folder alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_lite.cli.evaluate import option
+from robustbench_lite.cli.printing import FORMATS, one_of, show_checks, show_results
+
+EXAMPLES = """\b
+Examples:
+  rbl report rbl-runs/my-run
+  rbl report rbl-runs/my-run --details
+  rbl report rbl-runs/my-run --format markdown > table.md
+"""
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What rbl evaluate --out wrote.", show_default=False)],
+    format: Annotated[str, option("table|csv|json|markdown", "Of the table on stdout.", default="table")] = "table",
+    details: Annotated[
+        bool, typer.Option("--details", help="Also a row an attack: intervals, success rates, queries, seconds.")
+    ] = False,
+) -> None:
+    """Print the tables of a run again, from the records in its folder alone; nothing is computed or changed.
+
+    Of a run that was stopped it shows the cells that are complete.
+    """
+    form = one_of("format", format, FORMATS)
+    from robustbench_lite.results.compare import compare_rows
+    from robustbench_lite.results.metrics import summarise
+    from robustbench_lite.run.evaluate import expected_of
+    from robustbench_lite.run.output import read_run
+
+    records, timings, diagnostics = read_run(folder)
+    expected = expected_of(timings)
+    summary = summarise(records, timings, diagnostics, expected=expected)
+    show_results(summary, compare_rows(records, expected=expected), form, details=details)
+    show_checks(diagnostics, stderr=form != "table")

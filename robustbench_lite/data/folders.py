@@ -1,0 +1,141 @@
+"""`folder:DIR`: a folder of images for each class, or one folder with a table of labels; decoded when asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_lite.data.base import Dataset, Split
+from robustbench_lite.data.files import FileImages, image_files, scan
+from robustbench_lite.data.label_table import read_table
+from robustbench_lite.errors import UserError
+
+_PARTS = {"train", "test", "val", "valid", "validation"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a folder holds: files with labels, and the classes."""
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+
+
+def load(
+    *,
+    split: Split,
+    path: Path,
+    spec: str,
+    train: str | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    classes: int | None = None,
+    labels: str | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """A folder's images as the test split.
+
+    Args:
+        train: another such folder, the training split, with the same classes.
+        size: crop the centre to `size` x `size`; before, the shorter side is resized to `resize`, or `size` if left out.
+        classes: how many there are, if not every class has images; class folders are then named by number.
+        labels: a CSV in the folder with the columns `file` and `label` (or `index`), instead of class folders.
+        channels: 1 or 3; if left out, 1 where every image is grey.
+
+    Raises:
+        UserError: no such folder, no images, files that are not images, different sizes without `size`.
+    """
+    if split == "train" and train is None:
+        raise UserError(f"{spec} is test data; name what is trained on with ;train=DIR")
+    place = path if split == "test" else Path(str(train))
+    found = read(place, what=spec, size=size, resize=resize, classes=classes, labels=labels, channels=channels)
+    if train is not None and labels is None:
+        _same_classes(_list(path, None, classes), _list(Path(train), None, classes), spec)
+    return replace(found, name=spec, split=split)
+
+
+def read(
+    place: Path,
+    *,
+    what: str,
+    size: int | None = None,
+    resize: int | None = None,
+    classes: int | None = None,
+    labels: str | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """One folder as a dataset; the options as in `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    _check_options(what, size, resize, channels)
+    listing = _list(place, labels, classes)
+    common, grey = scan(listing.files, same_size=size is None)
+    depth = channels or (1 if grey else 3)
+    h, w = (size, size) if size is not None else common
+    images = FileImages(top=place, files=listing.files, shape=(depth, h, w), resize=resize or size)
+    return Dataset(
+        name=what,
+        images=images,
+        labels=np.array(listing.labels, dtype=np.int64),
+        num_classes=listing.num_classes,
+        shape=images.shape,
+        class_names=listing.class_names,
+    )
+
+
+def _check_options(what: str, size: int | None, resize: int | None, channels: int | None) -> None:
+    if size is not None and size < 1:
+        raise UserError(f"{what}: size={size}; accepted: 1 and more")
+    if resize is not None and (size is None or resize < size):
+        raise UserError(f"{what}: resize={resize} needs a size that is not larger")
+    if channels not in (None, 1, 3):
+        raise UserError(f"{what}: channels={channels}; accepted: 1, 3")
+
+
+def _list(place: Path, labels: str | None, classes: int | None) -> Listing:
+    if not place.is_dir():
+        raise UserError(f"there is no folder {place}")
+    if labels is not None:
+        files, numbers, count = read_table(place, labels, classes)
+        return Listing(files=files, labels=numbers, num_classes=count, class_names=None)
+    folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if set(folders) & _PARTS and set(folders) <= _PARTS:
+        part = folders[0]
+        raise UserError(f"{place} holds {', '.join(folders)}, not classes; name one of them, such as folder:{place / part}")
+    if len(folders) < 2 and classes is None:
+        held = f"one class folder, {folders[0]}" if folders else "no class folders"
+        raise UserError(f"{place} has {held}; accepted: two or more, each with the images of a class, or ;labels=FILE.csv")
+    if not folders:
+        raise UserError(f"{place} has no class folders")
+    numbers = _numbers(place, folders, classes)
+    files = {folder: image_files(place / folder) for folder in folders}
+    return Listing(
+        files=tuple(file for folder in folders for file in files[folder]),
+        labels=tuple(numbers[folder] for folder in folders for _ in files[folder]),
+        num_classes=classes or len(folders),
+        class_names=tuple(folders) if classes in (None, len(folders)) else None,
+    )
+
+
+def _numbers(place: Path, folders: Sequence[str], classes: int | None) -> dict[str, int]:
+    """The label of each class folder: its place among the sorted names, or its own number where some are missing."""
+    if classes in (None, len(folders)):
+        return {folder: label for label, folder in enumerate(folders)}
+    assert classes is not None
+    if not all(folder.isascii() and folder.isdecimal() and int(folder) < classes for folder in folders):
+        raise UserError(
+            f"{place} has {len(folders)} class folders, not classes={classes}; which class each one is can be told only if"
+            f" its name is a number below {classes}, or by ;labels=FILE.csv"
+        )
+    return {folder: int(folder) for folder in folders}
+
+
+def _same_classes(test: Listing, train: Listing, spec: str) -> None:
+    if (test.class_names, test.num_classes) != (train.class_names, train.num_classes):
+        odd = sorted(set(test.class_names or ()) ^ set(train.class_names or ()))
+        raise UserError(f"{spec}: the class folders for testing and training differ ({', '.join(odd[:3])})")

@@ -1,0 +1,92 @@
+"""`npz:FILE`: arrays x and y saved by `numpy.savez`."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from robustbench_lite.data.base import ArrayImages, Dataset, Split
+from robustbench_lite.data.checks import check_labels, check_pixels, class_count
+from robustbench_lite.errors import UserError
+
+Layout = Literal["nchw", "nhwc"]
+
+
+def load(
+    *,
+    split: Split,
+    path: Path,
+    spec: str,
+    train: str | None = None,
+    classes: int | None = None,
+    layout: Layout | None = None,
+) -> Dataset:
+    """A file's images as the test split.
+
+    x is (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or float in [0, 1]; y is (n,), whole numbers from 0.
+
+    Args:
+        train: another such file, the training split. classes: how many there are, if the labels do not reach the last.
+        layout: `nchw` or `nhwc`, where the shape does not tell.
+
+    Raises:
+        UserError: a missing or damaged file, a pickle, or arrays that are not images and labels.
+    """
+    files = {"test": path} if train is None else {"test": path, "train": Path(train)}
+    if split not in files:
+        raise UserError(f"{spec} is test data; name what is trained on with ;train=FILE")
+    labels = {part: _array(file, "y") for part, file in files.items()}
+    counts = [_count(classes, labels[part], file) for part, file in files.items()]
+    images = _images(files[split], layout)
+    return Dataset(
+        name=spec,
+        images=images,
+        labels=check_labels(labels[split], len(images), str(files[split]), classes),
+        num_classes=max(counts),
+        shape=images.shape,
+        split=split,
+    )
+
+
+def _count(classes: int | None, y: np.ndarray, path: Path) -> int:
+    """The classes that one file tells of; both splits count, since one may lack the last class."""
+    if y.size == 0:
+        raise UserError(f"{path}: there are no labels (y has shape {y.shape})")
+    return class_count(classes, check_labels(y, y.shape[0] if y.ndim else 1, str(path), classes), str(path))
+
+
+def _images(path: Path, layout: Layout | None) -> ArrayImages:
+    x = check_pixels(_array(path, "x"), str(path))
+    if x.ndim == 3:
+        return ArrayImages(x)
+    if x.ndim != 4:
+        raise UserError(f"{path}: x has shape {x.shape}; accepted: (n, h, w), (n, h, w, c) or (n, c, h, w)")
+    return ArrayImages(x, (layout or _layout(x, path)) == "nhwc")
+
+
+def _layout(x: np.ndarray, path: Path) -> Layout:
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        why = "both the second and the last" if first else "neither the second nor the last"
+        raise UserError(f"{path}: {why} axis of x {x.shape} could be 1 or 3 channels; say ;layout=nchw or ;layout=nhwc")
+    return "nchw" if first else "nhwc"
+
+
+def _array(path: Path, key: str) -> np.ndarray:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if isinstance(content, np.lib.npyio.NpzFile) and key in content.files:
+                return content[key]
+            files = getattr(content, "files", None)
+    except Exception as error:  # zip, zlib and numpy's header parser each fail in their own way on damaged bytes
+        raise UserError(_unreadable(path, error)) from error
+    has = f"it has {', '.join(files) or 'nothing'}" if files is not None else "it is one array, not an .npz"
+    raise UserError(f"{path} has no array {key!r}; {has}; save it with numpy.savez(FILE, x=images, y=labels)")
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "pickle" in str(error).lower():
+        return f"{path} contains Python objects (a pickle), which could run code; accepted: arrays of numbers"
+    return f"{path} is not a readable .npz file ({type(error).__name__}: {error})"

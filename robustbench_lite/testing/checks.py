@@ -1,0 +1,78 @@
+"""`check_attack` and `check_defense`: all laws, on every norm, and one error with everything that was found."""
+
+from collections.abc import Sequence
+
+from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.defense import Defense, resolve_defense
+from robustbench_lite.errors import UserError
+from robustbench_lite.testing import attacks, defenses
+from robustbench_lite.testing.bench import RADII, Case
+from robustbench_lite.testing.report import Finding, report, try_laws
+from robustbench_lite.threat import Threat
+
+
+def check_attack(
+    attack: str | Attack | type[Attack], *, norms: Sequence[str] | None = None, num_classes: int = 4
+) -> None:
+    """Hold an attack to the laws of attacks; a cascade, stage by stage.
+
+    A whole run of every lane is made for the laws on ends and costs: give a long attack small options.
+
+    Args:
+        attack: a spec string, an attack, or a class that is tried with its defaults.
+        norms: which of its norms to try; all of them if left out.
+        num_classes: of the small systems that it attacks.
+
+    Raises:
+        PluginError: laws are broken; the message names all of them.
+        UserError: there is no such attack, or it does not support one of the norms.
+    """
+    attack = resolve_attack(attack)
+    found: list[Finding] = []
+    for stage in attack.stages():
+        found += _check_stage(stage, norms, num_classes)
+    report(attack.name, found)
+
+
+def check_defense(defense: str | Defense | type[Defense], *, num_classes: int = 4) -> None:
+    """Hold a defense, or a chain of them one by one, to the laws of defenses.
+
+    One that trains is trained twice on a handful of images: give it few epochs.
+
+    Raises:
+        PluginError: laws are broken; the message names all of them.
+        UserError: there is no such defense.
+    """
+    chain = (defense(),) if isinstance(defense, type) else resolve_defense(defense)
+    found: list[Finding] = []
+    for one in chain:
+        found += try_laws(
+            defenses.LAWS, defenses.Case(defense=one, num_classes=num_classes), one.name if len(chain) > 1 else ""
+        )
+    report("+".join(one.name for one in chain), found)
+
+
+def _check_stage(attack: Attack, norms: Sequence[str] | None, num_classes: int) -> list[Finding]:
+    found = try_laws(attacks.ON_THE_PLUGIN, attack)
+    for threat in _threats(attack, norms):
+        try:
+            case = Case.of(attack, threat, num_classes)
+        except Exception as error:  # what `prepare` raises is a finding
+            return [*found, Finding("prepares", str(threat), f"it raised {type(error).__name__}: {error}")]
+        found += try_laws(attacks.ON_A_RUN, case, str(threat))
+    return found
+
+
+def _threats(attack: Attack, norms: Sequence[str] | None) -> list[Threat]:
+    """Every norm with every aim, and one targeted threat."""
+    missing = set(norms or ()) - set(attack.norms)
+    if missing:
+        raise UserError(f"{attack.name} does not support {min(missing)}; it supports {', '.join(attack.norms)}")
+    found = []
+    for norm in norms or attack.norms:
+        if "fixed-eps" in attack.aims:
+            found.append(Threat(norm=norm, eps=RADII[norm]))
+        if "minimum-norm" in attack.aims:
+            found.append(Threat(norm=norm))
+    first = found[0]
+    return [*found, Threat(norm=first.norm, eps=first.eps, goal="targeted", target="next")]

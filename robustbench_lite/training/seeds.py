@@ -1,0 +1,31 @@
+"""Randomness of a training: everything follows from one seed, and the caller's generators are as they were afterwards."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *words: object) -> int:
+    """A seed of its own, below 2**63, for one purpose: `derive(seed, "shuffle", epoch)`."""
+    text = repr((int(seed), *words)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = torch.device("cpu")) -> Iterator[None]:
+    """Inside, torch's generators of the CPU and of `device` start from the seed; afterwards they are as they were.
+
+    It is for what cannot be given a generator: initial weights and dropout.
+    """
+    cards = [_number(device)] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.default_generator.manual_seed(seed)
+        for card in cards:
+            torch.cuda.default_generators[card].manual_seed(seed)
+        yield
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

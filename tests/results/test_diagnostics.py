@@ -1,0 +1,155 @@
+"""Each rule on numbers by hand: when it fires, when it is clear, and when it could not be checked."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustbench_lite.results import diagnostics as d
+from robustbench_lite.results.metrics import summarise
+from robustbench_lite.results.thresholds import THRESHOLDS, threshold_table
+
+DOCS = Path(__file__).parents[2] / "docs" / "diagnostics.md"
+
+
+def test_invalid_examples_fire_from_one_on(make_records):
+    found = d.invalid_examples(make_records({"pgd": "RII", "fgsm": "RFL"}))
+    assert (found.status, found.value, found.n, found.detail) == ("fired", 2, 4, "2 outside-threat")
+    assert d.invalid_examples(make_records({"pgd": "RBW"})).status == "clear"
+
+
+def test_nan_scores_fire_from_one_on(make_records):
+    assert d.nan_scores(make_records({"pgd": "RN"})).status == "fired"
+    assert d.nan_scores(make_records({"pgd": "RB"})).status == "clear"
+
+
+@pytest.mark.parametrize("only_noise, status", [(0, "clear"), (1, "clear"), (2, "fired")])
+def test_noise_beats_gradient_above_half_a_percent(make_records, only_noise, status):
+    n = 200
+    noise = "B" * only_noise + "R" * (n - only_noise)
+    found = d.noise_beats_gradient(make_records({"noise:draws=9": noise, "fgsm": "R" * n, "pgd": "R" * n}))
+    assert (found.status, found.value, found.n) == (status, only_noise / n, n)
+    assert found.detail == "noise:draws=9 against fgsm, pgd"
+
+
+def test_noise_does_not_beat_gradients_that_break_the_same_samples(make_records):
+    assert d.noise_beats_gradient(make_records({"noise": "BBR", "fgsm": "BRR", "pgd": "RBR"})).value == 0
+
+
+def test_noise_beats_gradient_takes_gradient_attacks_from_needs(make_records):
+    records = make_records({"noise": "BB", "mine": "RR", "square": "BB"})
+    assert d.noise_beats_gradient(records).status == "unchecked"
+    found = d.noise_beats_gradient(records, {"mine": "gradients", "square": "scores", "noise": "labels"})
+    assert (found.status, found.value) == ("fired", 1)
+
+
+@pytest.mark.parametrize("attacks", [{"noise": "BB"}, {"pgd": "BB"}])
+def test_noise_beats_gradient_is_unchecked_without_both_kinds(make_records, attacks):
+    found = d.noise_beats_gradient(make_records(attacks))
+    assert found.status == "unchecked"
+    assert math.isnan(found.value)
+    assert "was run" in found.detail
+
+
+def test_one_step_beats_iterative_only_where_no_iterative_attack_breaks(make_records):
+    found = d.one_step_beats_iterative(make_records({"fgsm": "BBBR", "bim": "BRRR", "pgd": "RBRR"}))
+    assert (found.status, found.value, found.n) == ("fired", 1 / 4, 4)
+
+
+def test_one_step_of_pgd_is_a_one_step_attack(make_records):
+    found = d.one_step_beats_iterative(make_records({"pgd:steps=1": "BR", "pgd:steps=10": "RR"}))
+    assert found.value == 1 / 2
+
+
+def test_samples_without_a_verdict_or_left_out_are_not_compared(make_records):
+    found = d.one_step_beats_iterative(make_records({"fgsm": "BBBR", "pgd": "FRBR", "targeted": "RLRR"}))
+    assert (found.value, found.n) == (0, 2)
+
+
+def test_minimum_norm_runs_are_not_compared(make_records):
+    assert d.one_step_beats_iterative(make_records({"fgsm": "B", "pgd": "R"}, threat="L2")).status == "unchecked"
+
+
+@pytest.mark.parametrize("fraction, status", [(0.0, "clear"), (0.001, "fired"), (None, "unchecked")])
+def test_zero_gradients(fraction, status):
+    assert d.zero_gradients(fraction, 100).status == status
+
+
+def at(make_records, letters):
+    return pd.concat([make_records({"pgd": text}, threat=threat) for threat, text in letters.items()])
+
+
+@pytest.mark.parametrize(
+    "low, high, rise, status",
+    [("RBBB", "BBBB", 0, "clear"), ("RBBB", "RRBB", 1, "clear"), ("RBBB", "RRRB", 2, "fired")],
+)
+def test_robust_accuracy_may_rise_by_one_sample(make_records, low, high, rise, status):
+    found = d.not_monotone_in_eps(at(make_records, {"Linf:0.2": high, "Linf:0.1": low}))
+    assert (found.status, found.value, found.n) == (status, pytest.approx(rise), 4)
+
+
+def test_a_rise_counts_from_the_lowest_point_before_it(make_records):
+    letters = {"Linf:0.1": "RRRR", "Linf:0.2": "BBBB", "Linf:0.3": "RBBB", "Linf:0.4": "RRBB"}
+    assert d.not_monotone_in_eps(at(make_records, letters)).value == pytest.approx(2)
+
+
+def test_eps_zero_must_give_the_clean_accuracy(make_records):
+    assert d.not_monotone_in_eps(at(make_records, {"Linf:0": "RRW"})).status == "clear"
+    assert d.not_monotone_in_eps(at(make_records, {"Linf:0": "RBW"})).status == "fired"
+
+
+def test_a_single_eps_is_unchecked_unless_a_probe_measured_more(make_records):
+    records = at(make_records, {"Linf:0.1": "RB"})
+    assert d.not_monotone_in_eps(records).status == "unchecked"
+    assert (
+        d.not_monotone_in_eps(records, curve=[(0, 0.9), (0.1, 0.5), (0.2, 0.1)], n=10, clean_acc=0.9).status == "clear"
+    )
+    assert d.not_monotone_in_eps(curve=[(0.2, 0.5), (0.1, 0.1)], n=10).status == "fired"
+    assert d.not_monotone_in_eps(curve=[(0, 0.8), (0.1, 0.1)], n=10, clean_acc=0.9).value == math.inf
+
+
+@pytest.mark.parametrize("robust_acc, status", [(0.0, "clear"), (0.1, "clear"), (0.11, "fired"), (None, "unchecked")])
+def test_an_unbounded_adversary_must_reach_the_class_prior(robust_acc, status):
+    assert d.survives_unbounded_eps(robust_acc, 0.1, 100).status == status
+
+
+@pytest.mark.parametrize("found, status", [(True, "fired"), (False, "clear"), (None, "unchecked")])
+def test_probabilities_are_told_from_logits(found, status):
+    assert d.outputs_are_probabilities(found, 100).status == status
+
+
+def test_what_records_can_answer_becomes_the_flags_of_the_summary(make_records):
+    records = pd.concat(
+        [
+            make_records({"noise": "BRR", "fgsm": "RBR", "pgd": "RRR"}),
+            make_records({"pgd": "III"}, defense="x"),
+            make_records({"pgd": "RRR"}, defense="x", threat="Linf:0.3"),
+        ]
+    )
+    frame = d.frame(d.from_records(records))
+    assert tuple(frame.columns) == d.COLUMNS
+    assert len(frame) == 3 * 5
+    flags = summarise(records, diagnostics=frame).groupby(["defense", "threat"], sort=False)["flags"].first()
+    assert flags.tolist() == [
+        "noise-beats-gradient;one-step-beats-iterative;not-monotone-in-eps?",
+        "invalid-examples;noise-beats-gradient?;one-step-beats-iterative?",
+        "noise-beats-gradient?;one-step-beats-iterative?",
+    ]
+
+
+def test_no_records_make_an_empty_table(make_records):
+    assert d.frame(d.from_records(make_records({"pgd": "R"}).iloc[:0])).empty
+
+
+def test_the_documentation_holds_the_threshold_table_and_explains_each():
+    text = DOCS.read_text(encoding="utf-8")
+    assert threshold_table() in text
+    for name in THRESHOLDS:
+        assert f"\n## {name}\n" in text
+
+
+def test_the_texts_of_the_limits_are_the_limits():
+    for threshold in THRESHOLDS.values():
+        number = float(threshold.limit_text.split()[0]) / (100 if "%" in threshold.limit_text else 1)
+        assert number == threshold.limit
