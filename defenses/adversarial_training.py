@@ -28,11 +28,12 @@ class AdversarialTraining(Defense):
     """Minimise the loss on adversarial examples that are crafted anew for every batch.
 
     The pure form is L(x_adv), min-max training (Madry et al. 2018, arXiv 1706.06083, sec. 2.1); with `weight` it is
-    L(x) + weight * L(x_adv), which for weight 1 is twice Goodfellow's alpha = 1/2 (Goodfellow et al. 2015, arXiv 1412.6572,
-    sec. 6). Examples are crafted in eval mode, so that batch statistics see the images that are learned from and no
-    others, and no gradient flows through the crafting. Early stopping keeps the epoch that is most robust to ten-step PGD
-    on held-out images (Rice et al. 2020, arXiv 2002.11569). A one-step inner attack may overfit to itself: many-step
-    attacks then break the model.
+    L(x) + weight * L(x_adv), for weight 1 twice the alpha = 1/2 of Goodfellow et al. 2015 (arXiv 1412.6572, sec. 6).
+    Examples are crafted in eval mode, so that batch statistics see the images that are learned from and no others, and
+    no gradient flows through the crafting. Early stopping keeps the epoch that is most robust to ten-step PGD on
+    held-out images (Rice et al. 2020, arXiv 2002.11569).
+
+    A one-step inner attack may overfit to itself: attacks with many steps then break the model.
 
     Args:
         attack: the inner attack.
@@ -67,7 +68,7 @@ class AdversarialTraining(Defense):
 
     def __post_init__(self) -> None:
         if self.weight is not None and not 0 <= self.weight < float("inf"):
-            raise UserError(f"adversarial-training: weight={self.weight:g}; accepted: 0 and more, or none for the pure form")
+            raise UserError(f"adversarial-training: weight={self.weight:g}; accepted: 0 and more, or none")
         if not 0 <= self.ramp <= 1:
             raise UserError(f"adversarial-training: ramp={self.ramp:g}; accepted: a share from 0 to 1")
         Recipe(**{"epochs": 1, **self._changes()})  # refuses a value out of range now, not when the training begins
@@ -94,8 +95,8 @@ class AdversarialTraining(Defense):
             validate=self._validation(seen, threat, workshop.seed) if self.early_stopping else None,
             scratch=workshop.scratch,
         )
-        told = {**fitted.summary(), "threat": str(threat), "attack": str(self.attack)}
-        return replace(system.with_model(system.model), notes={**system.notes, "training": told})
+        told = fitted.notes(threat=str(threat), attack=str(self.attack))
+        return replace(system.with_model(system.model), notes={**system.notes, **told})
 
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """What decides the weights besides data, architecture and seed, with everything resolved."""

@@ -9,7 +9,7 @@ from robustbench_lite.system import System
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(Defense):
-    """The undefended model, which every defense is compared with; an untrained architecture is trained on clean images."""
+    """The undefended model, which defenses are compared with; an untrained one is trained on clean images first."""
 
     name: ClassVar[str] = "none"
     adaptivity: ClassVar[Adaptivity] = "plain-is-adaptive"

@@ -322,19 +322,20 @@ def _as_system(model: nn.Module | System, num_classes: int | None, x: Tensor) ->
 class _Live(nn.Module):
     """A model in training, behind a module of its own so that a `System` freezes nothing of it."""
 
+    live: nn.Module
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "live", model)
+        object.__setattr__(self, "live", model)  # past Module's registry, on purpose
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.live(x)  # type: ignore[no-any-return]  # set past Module's registry on purpose
+        return self.live(x)
 
 
 @contextmanager
 def _mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
     """Put the model into a mode with frozen parameters, and back afterwards, module by module."""
     live = model.live if isinstance(model, _Live) else model
-    assert isinstance(live, nn.Module)
     modes = {part: part.training for part in live.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in live.parameters()}
     live.train(mode == "train").requires_grad_(False)

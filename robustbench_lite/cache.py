@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ Card = dict[str, Any]
 
 
 def cache_dir() -> Path:
-    """Where trained models are kept: $RBL_CACHE, else $XDG_CACHE_HOME/robustbench-lite, else ~/.cache/robustbench-lite."""
+    """Where trained models lie: $RBL_CACHE, else $XDG_CACHE_HOME/robustbench-lite, else ~/.cache/robustbench-lite."""
     own, shared = os.environ.get("RBL_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own).expanduser()
@@ -72,14 +74,17 @@ def weights_digest(tensors: "Mapping[str, Tensor]") -> str:
     return state.hexdigest()
 
 
-def load_or_train(key: str, model: "nn.Module", train: Callable[[Path | None], Card], *, fresh: bool = False) -> Card:
+def load_or_train(
+    key: str, model: "nn.Module", train: Callable[[Path | None], Card | None], *, fresh: bool = False
+) -> Card | None:
     """Give `model` the trained weights of this key, from the cache or by training, and return their card.
 
     Two processes may do the same at once: both write the same bytes, each file at one stroke.
 
     Args:
         key: from `content_key`. model: is changed in place, and put into eval mode.
-        train: trains that very model and returns its card; given a folder for what it needs to go on after a kill.
+        train: trains that very model and returns its card, or None where the weights alone are not all that it made and
+            nothing is to be kept; it is given a folder for what it needs to go on after a kill.
         fresh: train even if there is a cached one.
     """
     path = cache_dir() / "models" / f"{key}.safetensors"
@@ -90,51 +95,48 @@ def load_or_train(key: str, model: "nn.Module", train: Callable[[Path | None], C
     if fresh:
         shutil.rmtree(scratch, ignore_errors=True)
     card = train(scratch if writable else None)
-    card = {**card, "weights_digest": weights_digest(model.state_dict())}
-    if writable:
+    if writable and card is not None:
         _keep(path, model, card)
     shutil.rmtree(scratch, ignore_errors=True)
     return card
 
 
 def _cached(path: Path, model: "nn.Module") -> Card | None:
-    """Load the cached weights into the model; None without a whole and fitting entry, said aloud where it is damaged."""
+    """Load the cached weights into the model; None without a fitting entry, said aloud where it is damaged."""
     # The card is written last, so an entry without one is none yet.
     if not path.with_suffix(".json").is_file():
         return None
     try:
         return _read(path, model)
-    except (OSError, ValueError, KeyError) as error:
-        warnings.warn(f"the cached model {str(path)!r} is damaged ({error}); it is trained again", stacklevel=3)
+    except UserError as error:
+        warnings.warn(f"a cached model is not used and trained again: {error}", stacklevel=3)
         return None
 
 
 def _read(path: Path, model: "nn.Module") -> Card:
     """Check everything before the model is touched: a half-loaded one would start the training that follows."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from robustbench_lite.zoo.checkpoints import read_card
+    from robustbench_lite.zoo.weights import read_weights
 
-    card: Card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    try:
-        weights = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    if weights_digest(weights) != card["weights_digest"]:
-        raise ValueError("the weights are not those of the card")
+    card, (weights, _) = read_card(path.with_suffix(".json")), read_weights(path)
+    if card.get("weights") != weights_digest(weights):
+        raise UserError(f"{str(path)!r} does not hold the weights that its card was written for")
     own = {name: value.shape for name, value in model.state_dict().items()}
     if own != {name: value.shape for name, value in weights.items()}:
-        raise ValueError("the weights are of another architecture")
+        raise UserError(f"{str(path)!r} does not fit the architecture")
     model.load_state_dict(weights)
     model.eval()
     return card
 
 
 def _keep(path: Path, model: "nn.Module", card: Card) -> None:
-    from robustbench_lite import zoo
+    from safetensors import SafetensorError
+
+    from robustbench_lite.zoo.checkpoints import save_checkpoint
 
     try:
-        zoo.save_checkpoint(path, model, card)
-    except OSError as error:
+        save_checkpoint(path, model, card)
+    except (OSError, SafetensorError, UserError) as error:
         warnings.warn(f"the trained model is not kept: {error}", stacklevel=3)
 
 
@@ -145,7 +147,8 @@ def _writable(folder: Path) -> bool:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError as error:
-        warnings.warn(f"the cache {str(folder)!r} cannot be written ({error}); what is trained is not kept", stacklevel=3)
+        told = f"the cache {str(folder)!r} cannot be written ({error}); what is trained is not kept"
+        warnings.warn(told, stacklevel=3)
         return False
 
 

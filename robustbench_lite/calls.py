@@ -16,7 +16,7 @@ def call(function: Callable[..., Any], options: Mapping[str, str], *, name: str,
     """`function(**fixed, **options)`, the texts coerced by the type hints of its keyword-only parameters.
 
     Args:
-        function: its keyword-only parameters, but for `fixed`, are the options; `tuple[float, ...]` is read from `0.5,0.5`.
+        function: its keyword-only parameters, but for `fixed`, are the options; `tuple[float, ...]` reads `0.5,0.5`.
         options: the texts, by option name; `-` and `_` are the same in a name.
         name: what messages call it.
 

@@ -55,7 +55,7 @@ def concat(parts: Sequence[R]) -> R:
         return parts[0]
     first = parts[0]
     columns = [set(part._sliceable()) for part in parts]
-    uneven = set.union(*columns) - set.intersection(*columns)
+    uneven = columns[0].union(*columns) - columns[0].intersection(*columns)
     if uneven:
         raise ValueError(f"{type(first).__name__}.{min(uneven)} is missing in some of the rows to join")
     joined: dict[str, Any] = {}

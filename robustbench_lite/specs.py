@@ -1,9 +1,9 @@
 """Spec strings: how a user writes a plugin and its options in one word.
 
-    pgd:steps=40,restarts=5                          NAME[:KEY=VALUE[,KEY=VALUE...]]
-    adversarial-training:attack=(pgd:steps=7)        a value with , or : stands in parentheses
-    feature-squeezing+adversarial-training           + chains defenses, left to right
-    timm:resnet18;pretrained=true                    sources: the rest of the word is the name, options follow ;
+pgd:steps=40,restarts=5                          NAME[:KEY=VALUE[,KEY=VALUE...]]
+adversarial-training:attack=(pgd:steps=7)        a value with , or : stands in parentheses
+feature-squeezing+adversarial-training           + chains defenses, left to right
+timm:resnet18;pretrained=true                    sources: the rest of the word is the name, options follow ;
 """
 
 import dataclasses
@@ -102,7 +102,8 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
 
     Args:
         cls: a dataclass with keyword-only fields.
-        options: the texts, by option name; `-` and `_` are the same in a name.
+        options: the texts, by option name; `-` and `_` are the same in a name. A field called `from_`, since `from` is a
+            word of Python, is the option `from`.
         name: what messages call it; the class's own `name` if left out.
         resolve: makes an inner plugin, `resolve(type, text)`, for a field whose type is itself a plugin.
 
@@ -110,7 +111,8 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
         UserError: an option that it does not have, or a value that does not fit.
     """
     name = name or str(getattr(cls, "name", cls.__name__))
-    kinds = option_types(cls)
+    kinds = {key.rstrip("_"): kind for key, kind in option_types(cls).items()}
+    fields = {key.rstrip("_"): key for key in option_types(cls)}
     values: dict[str, Any] = {}
     for given, text in options.items():
         key = given.replace("-", "_")
@@ -119,7 +121,7 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
             has = f"it has {', '.join(kinds)}" if kinds else "it has no options"
             also = f"; did you mean {guess}?" if guess else ""
             raise UserError(f"{name} has no option {given!r}; {has}{also}")
-        values[key] = coerce(kinds[key], text, f"{name}: {key}", resolve)
+        values[fields[key]] = coerce(kinds[key], text, f"{name}: {key}", resolve)
     return cls(**values)
 
 
@@ -129,7 +131,7 @@ def options_of(plugin: object) -> dict[str, str]:
     for item in dataclasses.fields(plugin):  # type: ignore[arg-type]  # any dataclass instance
         value = getattr(plugin, item.name)
         if item.init and value != _default(item):
-            found[item.name] = text_of(value)
+            found[item.name.rstrip("_")] = text_of(value)
     return found
 
 

@@ -7,7 +7,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog, minimize
@@ -68,7 +68,6 @@ def nearest(name: str, wish: Vector, x: Vector, eps: float) -> Vector:
         method="SLSQP",
         options={"ftol": 1e-15, "maxiter": 500},
     )
-    assume(found.success)  # in one case of forty it finds no way down from where it is
     return np.asarray(found.x @ split)
 
 
@@ -108,10 +107,15 @@ def test_a_projection_is_the_nearest_point_of_ball_and_box(name: str, wish: Vect
     assert size(name, ours) <= eps * (1 + 1e-12)
     assert ((x + ours >= 0) & (x + ours <= 1)).all()
     theirs = nearest(name, wish, x, eps if name == "L0" else INSIDE * eps)
+    further = np.linalg.norm(theirs - wish) - np.linalg.norm(ours - wish)
+    assert further >= -1e-6 * (1 + eps)
     if name == "L0":  # there may be several
-        assert np.linalg.norm(ours - wish) == pytest.approx(np.linalg.norm(theirs - wish), abs=1e-9)
-    else:
+        assert further <= 1e-9
+        return
+    if further < 1e-7:  # the solver did not get stuck
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * (1 + eps))
+    rest = wish - ours  # at the nearest point of a convex set no other gains along what is left of the wish
+    assert largest_gain(name, x, rest, eps) - rest @ ours <= 1e-7 + 2e-6 * eps * np.abs(rest).sum()
 
 
 @many

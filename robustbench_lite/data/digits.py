@@ -12,7 +12,7 @@ _TEST = 450
 def load(*, split: Split, root: Path | None = None, download: bool = False) -> Dataset:
     """1,347 training or 450 test images, 1 x 8 x 8, 17 grey levels; the split is stratified and fixed.
 
-    Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; the test part that scikit-learn has.
+    Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -40,7 +40,7 @@ def load(
 
     Args:
         train: another such folder, the training split, with the same classes.
-        size: crop the centre to `size` x `size`; before, the shorter side is resized to `resize`, or `size` if left out.
+        size: crop the centre to `size` x `size`, after resizing the shorter side to `resize` (`size` if left out).
         classes: how many there are, if not every class has images; class folders are then named by number.
         labels: a CSV in the folder with the columns `file` and `label` (or `index`), instead of class folders.
         channels: 1 or 3; if left out, 1 where every image is grey.
@@ -50,11 +50,10 @@ def load(
     """
     if split == "train" and train is None:
         raise UserError(f"{spec} is test data; name what is trained on with ;train=DIR")
-    place = path if split == "test" else Path(str(train))
+    count = classes if train is None else _common_count(path, Path(train), labels, classes, spec)
+    place = Path(train) if train is not None and split == "train" else path
     found = read(place, what=spec, size=size, resize=resize, classes=classes, labels=labels, channels=channels)
-    if train is not None and labels is None:
-        _same_classes(_list(path, None, classes), _list(Path(train), None, classes), spec)
-    return replace(found, name=spec, split=split)
+    return replace(found, name=spec, split=split, num_classes=count or found.num_classes)
 
 
 def read(
@@ -106,10 +105,11 @@ def _list(place: Path, labels: str | None, classes: int | None) -> Listing:
     folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if set(folders) & _PARTS and set(folders) <= _PARTS:
         part = folders[0]
-        raise UserError(f"{place} holds {', '.join(folders)}, not classes; name one of them, such as folder:{place / part}")
+        held = ", ".join(folders)
+        raise UserError(f"{place} holds {held}, not classes; name one of them, such as folder:{place / part}")
     if len(folders) < 2 and classes is None:
         held = f"one class folder, {folders[0]}" if folders else "no class folders"
-        raise UserError(f"{place} has {held}; accepted: two or more, each with the images of a class, or ;labels=FILE.csv")
+        raise UserError(f"{place} has {held}; accepted: two or more, one for each class, or ;labels=FILE.csv")
     if not folders:
         raise UserError(f"{place} has no class folders")
     numbers = _numbers(place, folders, classes)
@@ -129,13 +129,16 @@ def _numbers(place: Path, folders: Sequence[str], classes: int | None) -> dict[s
     assert classes is not None
     if not all(folder.isascii() and folder.isdecimal() and int(folder) < classes for folder in folders):
         raise UserError(
-            f"{place} has {len(folders)} class folders, not classes={classes}; which class each one is can be told only if"
-            f" its name is a number below {classes}, or by ;labels=FILE.csv"
+            f"{place} has {len(folders)} class folders, not classes={classes}; which class each one is must be told by"
+            f" its name, a number below {classes}, or by ;labels=FILE.csv"
         )
     return {folder: int(folder) for folder in folders}
 
 
-def _same_classes(test: Listing, train: Listing, spec: str) -> None:
-    if (test.class_names, test.num_classes) != (train.class_names, train.num_classes):
-        odd = sorted(set(test.class_names or ()) ^ set(train.class_names or ()))
+def _common_count(path: Path, train: Path, labels: str | None, classes: int | None, spec: str) -> int:
+    """How many classes the two splits have together; a table's labels may not reach the last class in one of them."""
+    one, other = _list(path, labels, classes), _list(train, labels, classes)
+    if one.class_names != other.class_names:
+        odd = sorted(set(one.class_names or ()) ^ set(other.class_names or ()))
         raise UserError(f"{spec}: the class folders for testing and training differ ({', '.join(odd[:3])})")
+    return max(one.num_classes, other.num_classes)

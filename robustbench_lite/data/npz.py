@@ -9,6 +9,7 @@ from robustbench_lite.data.base import ArrayImages, Dataset, Split
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
 from robustbench_lite.errors import UserError
 
+_HOW = "save it with numpy.savez(FILE, x=images, y=labels)"
 Layout = Literal["nchw", "nhwc"]
 
 
@@ -76,14 +77,18 @@ def _array(path: Path, key: str) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if isinstance(content, np.lib.npyio.NpzFile) and key in content.files:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise UserError(f"{path} is one array, not an .npz; {_HOW}")
+        with content:
+            if key in content.files:
                 return content[key]
-            files = getattr(content, "files", None)
+            has = ", ".join(content.files) or "nothing"
+    except UserError:
+        raise
     except Exception as error:  # zip, zlib and numpy's header parser each fail in their own way on damaged bytes
         raise UserError(_unreadable(path, error)) from error
-    has = f"it has {', '.join(files) or 'nothing'}" if files is not None else "it is one array, not an .npz"
-    raise UserError(f"{path} has no array {key!r}; {has}; save it with numpy.savez(FILE, x=images, y=labels)")
+    raise UserError(f"{path} has no array {key!r}; it has {has}; {_HOW}")
 
 
 def _unreadable(path: Path, error: Exception) -> str:

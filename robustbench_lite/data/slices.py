@@ -11,8 +11,8 @@ _ACCEPTED = "accepted: all, first:N or N"
 def choose(dataset: Dataset, samples: str | int | None = None, slice_seed: int = 0) -> np.ndarray:
     """Positions in the split, ascending, (m,) int64.
 
-    `N` takes as many of every class as there are, as evenly as possible, at random by `slice_seed`; a smaller N chooses a
-    subset of what a larger one does, so that its records can be used again.
+    `N` takes all classes as evenly as they allow, at random by `slice_seed`; a smaller N chooses a subset of what a
+    larger one does, so that its records can be used again.
 
     Args:
         samples: `all`, `first:N`, `N`, or None for the dataset's default.

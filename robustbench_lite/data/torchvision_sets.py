@@ -26,13 +26,15 @@ def _split_name(split: Split) -> dict[str, Any]:
     return {"split": split}
 
 
-def _reader(name: str, class_name: str, which: Callable[[Split], dict[str, Any]], channels_last: bool = False) -> Reader:
+def _reader(
+    name: str, class_name: str, which: Callable[[Split], dict[str, Any]], channels_last: bool = False
+) -> Reader:
     def read(*, split: Split, root: Path | None = None, download: bool = False) -> Dataset:
         found = _open(name, class_name, data_root(root), download, **which(split))
         names = tuple(getattr(found, "classes", _DIGITS))
         return _dataset(name, _numpy(found.data), _labels(found), names, split, channels_last)
 
-    read.__doc__ = f"torchvision.datasets.{class_name} under `root`, uint8 as stored; `download` fetches what is missing."
+    read.__doc__ = f"torchvision's {class_name} under `root`, uint8 as stored; `download` fetches what is missing."
     return read
 
 
@@ -73,8 +75,10 @@ def imagenet(*, split: Split, root: Path | None = None, download: bool = False) 
     top, part = data_root(root), "train" if split == "train" else "val"
     places = [place for place in (top / "imagenet" / part, top / part) if place.is_dir()]
     if not places:
-        no_download = "it cannot be downloaded without registration, so " if download else ""
-        raise UserError(f"imagenet is not under {top} (as {part}/ or imagenet/{part}/); {no_download}name its folder with --data-root")
+        how = "--download cannot fetch it, its terms want a registration; " if download else ""
+        raise UserError(
+            f"imagenet is not under {top} (as {part}/ or imagenet/{part}/); {how}name its folder with --data-root"
+        )
     found = folders.read(places[0], what="imagenet", size=224, resize=256, channels=3)
     if found.num_classes != _IMAGENET_CLASSES:
         raise UserError(f"{places[0]} has {found.num_classes} class folders; imagenet has {_IMAGENET_CLASSES}")
@@ -88,7 +92,9 @@ def _open(name: str, class_name: str, root: Path, download: bool, **which: Any) 
         return getattr(datasets, class_name)(str(root), download=download, **which)
     except Exception as error:  # a damaged file can fail in any of the parsers that torchvision calls
         if "not found" in str(error) and not download:
-            raise UserError(f"{name} is not (complete) under {root}; name its folder with --data-root, or fetch it with --download") from error
+            raise UserError(
+                f"{name} is not (complete) under {root}; name its folder with --data-root, or fetch it with --download"
+            ) from error
         doing = "fetched into" if download else "read from"
         raise UserError(f"{name} cannot be {doing} {root} ({type(error).__name__}: {error})") from error
 

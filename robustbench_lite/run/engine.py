@@ -281,8 +281,7 @@ class _Engine:
 
     def _judge(self) -> None:
         """Ask the verdict about every parked row: its pending point, and its last one where the row is over."""
-        flight = concat(self.parked)
-        self.parked = []
+        flight = self._due_now()
         found = flight.ledger.found
         self._ask(flight[found.nonzero().squeeze(1)], pending=True)
         # A confirmed break makes the last point of a finished row superfluous, but for the smallest norm.
@@ -290,6 +289,16 @@ class _Engine:
         last = flight.over & ~broken if self.job.threat.eps is not None else flight.over
         self._ask(flight[last.nonzero().squeeze(1)], pending=False)
         self._settle(replace(flight, ledger=flight.ledger.forget(found)))
+
+    def _due_now(self) -> _Flight:
+        """The parked rows, in full batches of the verdict's; the rest waits while others are still under way."""
+        flight = concat(self.parked)
+        full = len(flight) // self.job.shapes.floor * self.job.shapes.floor
+        if self.side_by_side > 1 or not full or (self.flying is None and not self.waiting):
+            full = len(flight)
+        index = torch.arange(len(flight), device=flight.over.device)
+        self.parked = [flight[index[full:]]] if full < len(flight) else []
+        return flight[index[:full]]
 
     def _ask(self, flight: _Flight, *, pending: bool) -> None:
         """Judge one point of every row and keep it where it is the sample's best."""

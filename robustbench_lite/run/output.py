@@ -50,6 +50,8 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}") from None
+        for left in self.folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
+            left.unlink(missing_ok=True)
         self._text("plan.toml", self._plan.to_toml())
         self._json("environment.json", self._environment)
         self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})

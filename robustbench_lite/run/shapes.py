@@ -1,12 +1,13 @@
 """How many rows go through the network at once, and why it cannot change a number.
 
-Libraries pick another kernel for tiny batches, and another kernel may round differently. Measured, batches from a floor W up
-gave every row the same bits; smaller ones did not. So a micro-batch is filled up to W with copies of its first row, and
-`probe` checks for the system at hand that larger batches really do not matter; where they do, every batch has exactly W rows.
+Libraries pick another kernel for another batch, and another kernel may round differently. So the verdict always shows the
+system exactly W rows, filled up with copies of the first. The search may show more: measured, batches from W up gave every row
+the same bits while smaller ones did not; `probe` checks that for the network at hand, and where it does not hold the search
+keeps to W rows as well.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -45,9 +46,9 @@ class Shapes:
         return torch.where(index < count, index, 0)
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
-        """Where to cut `count` rows."""
-        for begin in range(0, count, self.most):
-            yield begin, min(begin + self.most, count)
+        """Where to cut `count` rows for the verdict: W at a time."""
+        for begin in range(0, count, self.floor):
+            yield begin, min(begin + self.floor, count)
 
     def smaller(self) -> "Shapes | None":
         """Half of it, after the memory ran out; None where one row did not fit either."""
@@ -64,32 +65,22 @@ def default_shapes(device: torch.device, batch: int | None) -> Shapes:
     return Shapes(batch=most, floor=min(floor, most))
 
 
-def probe(system: System, fast: System, x: Tensor, shapes: Shapes) -> Shapes:
+def probe(fast: System, x: Tensor, shapes: Shapes) -> Shapes:
     """Check on real images that the bits of a row do not depend on the batch; `fixed` where they do.
 
-    Compared are the first rows at the floor and at the full batch, with other neighbours: the scores of the system, and
-    the scores and input gradients of the copy that is searched on.
+    Compared are the scores and input gradients of the first rows at the floor and at the full batch, with other neighbours.
 
     Args:
-        x: (n, c, h, w), n >= 1; repeated to fill the batch.
+        fast: what is searched on. x: (n, c, h, w), n >= 1; repeated to fill the batch.
     """
     if shapes.most <= shapes.floor:
         return shapes
     index = torch.arange(shapes.most, device=x.device) % len(x)
-    large, small = x[index], x[index[: shapes.floor]]
-    bits = [_gradient_bits] if fast is system else [_gradient_bits, _score_bits]
-    for of, who in zip(bits, (fast, system), strict=False):
-        if not torch.equal(of(who, large)[: shapes.floor], of(who, small)):
-            return Shapes(batch=shapes.batch, floor=shapes.floor, fixed=True)
-    return shapes
+    large, small = _bits(fast, x[index]), _bits(fast, x[index[: shapes.floor]])
+    return shapes if torch.equal(large[: shapes.floor], small) else replace(shapes, fixed=True)
 
 
-@torch.no_grad()
-def _score_bits(system: System, x: Tensor) -> Tensor:
-    return system(x, None, 0).scores
-
-
-def _gradient_bits(system: System, x: Tensor) -> Tensor:
+def _bits(system: System, x: Tensor) -> Tensor:
     leaf = x.detach().requires_grad_(True)
     outputs = system(leaf, None, 0)
     scores = outputs.scores.detach().flatten(1)

@@ -97,7 +97,7 @@ def prepare(
     fast = fast_copy(system, x) if quick else system
     if shapes is None:
         shapes = default_shapes(device, batch)
-        shapes = shapes if system.randomised else probe(system, fast, x, shapes)
+        shapes = shapes if system.randomised else probe(fast, x, shapes)
     parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
     reduced = reduced_copy(fast, torch.bfloat16) if precision == "bfloat16" else None
     return Subject(

@@ -5,18 +5,19 @@ A crash inside a law is a finding too, so an attack that asks for more than it d
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import plugins, specs
 from robustbench_lite.attack import ALL_NORMS, Attack, Needs, State, resolve_attack
-from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows, concat
+from robustbench_lite.errors import CapabilityError
+from robustbench_lite.rows import concat
 from robustbench_lite.testing import options
-from robustbench_lite.testing.bench import RADII, Case, constant
+from robustbench_lite.testing.bench import RADII, Case, constant, victim
+from robustbench_lite.testing.probes import Counter, Spy, fingerprint, hold_rows, stay_inside
 from robustbench_lite.testing.report import LawError, generators, refuses, same, seed_generators
 from robustbench_lite.threat import Threat
 
@@ -60,6 +61,17 @@ def law_refuses_threats_it_is_not_made_for(attack: Attack) -> None:
                 attack.check(threat, CLASSES)
             else:
                 refuses(lambda threat=threat: attack.check(threat, CLASSES), f"the threat {threat}")  # type: ignore[misc]
+
+
+# -- the attack as it runs ------------------------------------------------------------------------------------
+
+
+def law_runs_on_what_it_needs(case: Case) -> None:
+    """The attack runs, and asks its oracle for nothing that it did not declare; if not, no other law is tried."""
+    try:
+        case.follow(case.rows)
+    except CapabilityError as error:
+        raise LawError(str(error)) from error
 
 
 # -- what does not depend on company ---------------------------------------------------------------------------
@@ -114,7 +126,7 @@ def law_same_seed_same_bytes(case: Case) -> None:
 
 def law_another_seed_or_lane_draws_otherwise(case: Case) -> None:
     """An attack that draws at all draws other numbers under another seed and in another restart."""
-    spy = _Spy.on(case.draws(case.rows))
+    spy = Spy.on(case.draws(case.rows))
     path = case.follow(case.rows, draws=spy)
     if not spy.drawn:
         return
@@ -149,18 +161,19 @@ def law_eps_zero_changes_nothing(case: Case) -> None:
 def law_ends_inside_threat_and_box(case: Case) -> None:
     """The last point of every lane is finite, in [0, 1] and inside the threat."""
     for lane, end in enumerate(case.ends):
-        _inside(end.state.adv, end.state.x, case.threat, f"lane {lane}")
+        stay_inside(end.state.adv, end.state.x, case.threat, f"lane {lane}")
 
 
 def law_survives_a_gradient_of_zero(case: Case) -> None:
     """On a system that answers the same to everything, the points stay finite and inside."""
     case = case.on(constant(case.system.num_classes))
     state = case.follow(case.rows).state
-    _inside(state.adv, state.x, case.threat, f"after {case.steps} steps")
+    stay_inside(state.adv, state.x, case.threat, f"after {case.steps} steps")
 
 
 def law_leaves_the_system_alone(case: Case) -> None:
     """Weights, buffers, modes and the graph of the system are as before."""
+    case = case.on(victim(case.system.num_classes))  # a fresh one, which no other law has run on
     before = fingerprint(case.system.model)
     case.follow(case.rows)
     if fingerprint(case.system.model) != before:
@@ -181,7 +194,7 @@ def law_asks_through_the_oracle_alone(case: Case) -> None:
     """The system sees no image that was not counted."""
     if case.attack.budget is not None:
         return  # past its budget a row is shown and not counted
-    counter, first = _Counter(case.system.model), case.rows[:1]
+    counter, first = Counter(case.system.model), case.rows[:1]
     watched, goal = replace(case, system=replace(case.system, model=counter)), case.goal(first)
     flight = watched.step(watched.start(first, goal=goal), case.steps)
     if counter.calls > int(flight.ledger.forwards):
@@ -195,6 +208,7 @@ ON_THE_PLUGIN: tuple[Callable[[Attack], None], ...] = (
     law_refuses_threats_it_is_not_made_for,
 )
 ON_A_RUN: tuple[Callable[[Case], None], ...] = (
+    law_runs_on_what_it_needs,
     law_keeps_the_state_in_order,
     law_alone_is_as_in_any_batch,
     law_slicing_the_state_is_slicing_the_samples,
@@ -209,44 +223,6 @@ ON_A_RUN: tuple[Callable[[Case], None], ...] = (
     law_costs_no_more_than_it_declares,
     law_asks_through_the_oracle_alone,
 )
-
-
-# -- means -----------------------------------------------------------------------------------------------------
-
-
-def fingerprint(model: nn.Module) -> tuple[bytes, ...]:
-    """Everything about a network that an attack must not touch."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    values = [tensor.detach().cpu().numpy().tobytes() for _, tensor in tensors]
-    flags = [(name, tensor.requires_grad, tensor.grad is None) for name, tensor in tensors]
-    return (*values, repr(flags).encode(), repr([part.training for part in model.modules()]).encode())
-
-
-class _Counter(nn.Module):
-    """A network that counts how often it is asked."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.calls = model, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.model(x)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spy(Draws):
-    """Random streams that remember that they were drawn from."""
-
-    drawn: list[str] = field(default_factory=list)
-
-    @classmethod
-    def on(cls, draws: Draws) -> "_Spy":
-        return cls(key=draws.key, lane=draws.lane)
-
-    def words(self, count: int, stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
-        self.drawn.append(stream)
-        return super().words(count, stream, index, draw)
 
 
 def _read(attack: Attack, text: str) -> Attack:
@@ -270,25 +246,6 @@ def _in_order(state: State, begun: State, case: Case, taken: int) -> None:
         raise LawError(f"the threat changed {after}")
     if not bool((state.k == taken).all()):
         raise LawError(f"k changed {after}; the caller counts it")
-    _rows(state, len(case.x), after)
+    hold_rows(state, len(case.x), after)
     if state.done.dtype != torch.bool or state.adv.dtype != torch.float32 or state.adv.shape != case.x.shape:
         raise LawError(f"adv is {state.adv.dtype}{tuple(state.adv.shape)} and done {state.done.dtype} {after}")
-
-
-def _rows(rows: Rows, count: int, after: str) -> None:
-    for name, value in rows._sliceable().items():
-        if isinstance(value, Rows):
-            _rows(value, count, after)
-        elif value.dim() == 0 or len(value) != count:
-            raise LawError(f"{name} has shape {tuple(value.shape)} {after}; the sample axis, {count}, comes first")
-        elif value.requires_grad:
-            raise LawError(f"{name} holds a graph {after}; detach it")
-
-
-def _inside(adv: Tensor, x: Tensor, threat: Threat, when: str) -> None:
-    if not bool(adv.isfinite().all()):
-        raise LawError(f"a point is not finite, {when}")
-    if not bool(((adv >= 0) & (adv <= 1)).all()):
-        raise LawError(f"a point is outside [0, 1] by {float((adv - adv.clamp(0, 1)).abs().max()):.2g}, {when}")
-    if not bool(threat.contains(adv, x).all()):
-        raise LawError(f"a point is {float(threat.distance(adv, x).max()):.6g} away under {threat}, {when}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from robustbench_lite import specs
+from robustbench_lite.errors import UserError
 from robustbench_lite.testing.report import LawError, refuses
 
 #: no option of any attack or defense means anything at such a value
@@ -51,7 +52,7 @@ def prints_back(plugin: Any, read: Callable[[str], object]) -> None:
 def _zero(plugin: Any, name: str, runs: Callable[[Any], bool]) -> None:
     try:
         zero = _with(plugin, name, 0)
-    except specs.UserError:
+    except UserError:
         return
     if not runs(zero):
         raise LawError(f"{name}=0 was accepted, and leaves nothing to run")

@@ -28,9 +28,6 @@ class Finding:
     where: str
     why: str
 
-    def __str__(self) -> str:
-        return f"{self.law}{f' ({self.where})' if self.where else ''}: {self.why}"
-
 
 def try_laws(laws: Sequence[Callable[[S], None]], subject: S, where: str = "") -> list[Finding]:
     """Run every law on the subject; a law that crashes is broken too."""
@@ -55,7 +52,13 @@ def report(name: str, found: Sequence[Finding]) -> None:
     if not found:
         return
     laws = len({finding.law for finding in found})
-    lines = [f"{name} breaks {laws} law{'s' if laws > 1 else ''}:", *(f"  - {finding}" for finding in found)]
+    places: dict[tuple[str, str], list[str]] = {}
+    for finding in found:
+        places.setdefault((finding.law, finding.why), []).append(finding.where)
+    lines = [f"{name} breaks {laws} law{'s' if laws > 1 else ''}:"]
+    for (law, why), where in places.items():
+        at = f" ({'; '.join(where)})" if any(where) else ""
+        lines.append(f"  - {law}{at}: {why}")
     raise PluginError("\n".join(lines))
 
 

@@ -4,7 +4,7 @@
 the undefended model; `accuracy` measures a model in training.
 """
 
-from robustbench_lite.training.loop import Batch, Epoch, Fitted, Loss, Moment, Progress, Validate, fit
+from robustbench_lite.training.loop import Batch, Epoch, Fitted, Loss, Moment, Progress, Validate, fit, threads_for
 from robustbench_lite.training.measure import Score, accuracy, watching_attack
 from robustbench_lite.training.recipe import Recipe, default_recipe
 from robustbench_lite.training.seeds import derive, seeded
@@ -35,5 +35,6 @@ __all__ = [
     "standard_recipe",
     "standard_training",
     "start_from",
+    "threads_for",
     "watching_attack",
 ]

@@ -8,7 +8,7 @@ from robustbench_lite.randomness import Draws
 
 
 def moved(x: Tensor, draws: Draws, crop: int, flip: bool) -> Tensor:
-    """x (n, c, h, w), each image shifted by up to `crop` pixels in both directions (black comes in), every other mirrored."""
+    """x (n, c, h, w), each image shifted by up to `crop` pixels both ways (black comes in), every other mirrored."""
     if flip:
         mirrored = draws.uniform((1,), "flip").view(-1, 1, 1, 1) < 0.5
         x = torch.where(mirrored, x.flip(3), x)

@@ -1,9 +1,10 @@
 """The training loop.
 
-Everything follows from the seed: the order of the images, their random streams and dropout. Nothing is kept from batch to
-batch but weights, and an epoch that was saved goes on bit for bit after a kill.
+Everything follows from the seed: the order of the images, their random streams and dropout. Nothing but weights is kept
+from batch to batch, and a training that was killed goes on from its last saved epoch, bit for bit.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +23,13 @@ from robustbench_lite.training.augment import moved
 from robustbench_lite.training.measure import Score
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.resume import Saver
-from robustbench_lite.training.seeds import derive, seeded
+from robustbench_lite.training.seeds import derive, seeded, threads
 
 _CPU = torch.device("cpu")
 #: a larger validation set costs more than it tells (Rice et al. 2020 hold out 1000 of CIFAR-10)
 _MOST_HELD_OUT = 1000
+#: values of an image up to which one thread is fastest
+_TINY_IMAGE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,8 @@ class Epoch:
 
     def __str__(self) -> str:
         parts = (("clean", self.clean), ("robust", self.robust))
-        return ", ".join([f"loss {self.loss:.3f}", *(f"{name} {value:.1%}" for name, value in parts if value is not None)])
+        known = [f"{name} {value:.1%}" for name, value in parts if value is not None]
+        return ", ".join([f"loss {self.loss:.3f}", *known])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +75,16 @@ class Fitted:
 
     history: tuple[Epoch, ...]
     best: int
+    recipe: Recipe
 
-    def summary(self) -> dict[str, Any]:
-        """Best and last epoch, for a card: robust overfitting shows as a best one above the last."""
+    def notes(self, **more: Any) -> dict[str, Any]:
+        """For a system's notes and a card: the recipe, the best and the last epoch, and what more is told."""
         last = len(self.history)
-        return {
-            "epochs": last,
+        told = {
             "best": {"epoch": self.best, **asdict(self.history[self.best - 1])},
             "last": {"epoch": last, **asdict(self.history[-1])},
         }
+        return {"recipe": asdict(self.recipe), "training": {**told, **more}}
 
 
 #: (model, batch, moment) -> the scalar to descend. It finds the model in training mode and must leave it so.
@@ -104,9 +109,9 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and leave it in eval mode.
 
-    With `validate`, a stratified share of the data is held out, and of all epochs the one with the highest robust (then
-    clean) accuracy on it keeps its weights: early stopping against robust overfitting (Rice et al. 2020, arXiv 2002.11569).
-    Ties go to the earlier epoch. Without it all data is trained on and the last weights stay.
+    With `validate`, a stratified share of the data is held out, and the epoch with the highest robust (then clean)
+    accuracy on it gives the weights, the earlier one on ties: early stopping against robust overfitting (Rice et al.
+    2020, arXiv 2002.11569). Without it all data is trained on and the last weights stay.
 
     Args:
         scratch: a folder of this training alone; a training that was killed goes on there after its last saved epoch.
@@ -121,15 +126,24 @@ def fit(
     task = repr((recipe, seed, data.digest(), validate is not None, device.type, weights_digest(model.state_dict())))
     training = _Training(model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows)
     training.restore(saver := Saver(scratch, task))
-    for number in range(len(training.history), recipe.epochs):
-        training.run_epoch(number, progress)
-        training.close_epoch(validate, held)
-        training.save(saver)
-        if progress is not None:
-            progress((number + 1) * training.steps, training.steps * recipe.epochs, training.line())
-    model.load_state_dict(training.best_weights if validate is not None else model.state_dict())
-    model.eval()
-    return Fitted(history=tuple(training.history), best=training.best if validate is not None else recipe.epochs)
+    with threads(threads_for(data, device)):
+        for number in range(len(training.history), recipe.epochs):
+            training.run_epoch(number, progress)
+            training.close_epoch(validate, held)
+            training.save(saver)
+            if progress is not None:
+                progress((number + 1) * training.steps, training.steps * recipe.epochs, training.line())
+    return training.finish()
+
+
+def threads_for(data: Dataset, device: torch.device) -> int:
+    """How many threads a training on this data uses.
+
+    One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower) and change
+    the last bits of the weights from machine to machine.
+    """
+    tiny = device.type == "cpu" and math.prod(data.shape) <= _TINY_IMAGE
+    return 1 if tiny else torch.get_num_threads()
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +206,8 @@ class _Training:
         self.optimizer.step()
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise UserError(f"the training diverged in epoch {moment.epoch + 1}: the loss is {value}; try a smaller learning_rate")
+            epoch = moment.epoch + 1
+            raise UserError(f"the training diverged in epoch {epoch}: the loss is {value}; try a smaller learning_rate")
         return value
 
     def batches(self, number: int) -> Iterator[Batch]:
@@ -218,6 +233,13 @@ class _Training:
         if not self.best or _rank(now) > _rank(self.history[self.best - 1]):
             self.best = number
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def finish(self) -> Fitted:
+        """Give the model its best weights, which are the last where nothing was validated."""
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        return Fitted(history=tuple(self.history), best=self.best or self.recipe.epochs, recipe=self.recipe)
 
     def line(self, number: int | None = None) -> str:
         """One line for a progress bar: the epoch, and what the last complete one came to."""

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustbench_lite.attack import Attack, craft, resolve_attack
 from robustbench_lite.data.base import Dataset
@@ -37,7 +38,8 @@ def accuracy(system: System, attack: Attack, threat: Threat, data: Dataset, indi
         chosen = indices[begin : begin + _BATCH]
         x, y = data.batch(chosen), data.labels_at(chosen)
         draws = Draws.for_images(seed, x, y)
-        clean, unbroken = _counts(system, attack, threat, x.to(system.device), y.to(system.device), draws.to(system.device))
+        at = system.device
+        clean, unbroken = _counts(system, attack, threat, x.to(at), y.to(at), draws.to(at))
         right, robust = right + clean, robust + unbroken
     return Score(clean=right / len(indices), robust=robust / len(indices))
 
@@ -52,9 +54,7 @@ def watching_attack(threat: Threat, fallback: Attack) -> Attack:
     return attack
 
 
-def _counts(
-    system: System, attack: Attack, threat: Threat, x: torch.Tensor, y: torch.Tensor, draws: Draws
-) -> tuple[int, int]:
+def _counts(system: System, attack: Attack, threat: Threat, x: Tensor, y: Tensor, draws: Draws) -> tuple[int, int]:
     goal = Goal(y=y)
     with torch.no_grad():
         right = (~goal.reached(system(x, draws, 0))).nonzero().squeeze(1)

@@ -19,7 +19,7 @@ class Recipe:
     """Everything besides loss, data, architecture and seed that decides the trained weights.
 
     Args:
-        epochs: passes over the data. batch_size: the most images a step; an epoch is cut into batches of nearly equal size.
+        epochs: passes over the data. batch_size: the most images a step; an epoch is cut into nearly equal batches.
         learning_rate: at the start. schedule: how it goes on, step by step; `linear` and `cosine` end at zero.
         optimizer: `adam`, or `sgd` with Nesterov momentum 0.9. weight_decay: L2, on all parameters.
         validation: share of the training data held out (stratified, at most 1000 images) when there is a validation.
@@ -61,9 +61,9 @@ class Recipe:
 def default_recipe(data: Dataset, model: nn.Module) -> Recipe:
     """The usual recipe for images of this size and a network of this kind.
 
-    Tiny scans (sklearn's 8x8 digits): Adam 1e-3, 40 short epochs. A network with normalisation layers (ResNets): SGD 0.1
-    with weight decay 5e-4, which matters for robustness (Pang et al. 2021, arXiv 2010.00467), 30 epochs. MNIST-sized:
-    Adam 1e-3, 10 epochs. Others of larger images: Adam 3e-4, 30 epochs.
+    Tiny scans (8x8 digits): Adam 1e-3, 40 short epochs. A network with normalisation layers (ResNets): SGD 0.1, 30
+    epochs, with weight decay 5e-4, which matters for robustness (Pang et al. 2021, arXiv 2010.00467). MNIST-sized: Adam
+    1e-3, 10 epochs. Others of larger images: Adam 3e-4, 30 epochs.
     """
     side, coloured = max(data.shape[1:]), data.shape[0] == 3
     crop, flip = (side // 8 if coloured and side > 16 else 0), data.name.split(";")[0] in _MIRRORED

@@ -21,6 +21,7 @@ from robustbench_lite.cache import atomic_write
 INTERVAL = 5.0
 _FILE = "epoch.safetensors"
 _MODEL, _BEST, _OPTIMIZER = "model/", "best/", "optimizer/"
+Told = dict[str, Any]
 
 
 class Saver:
@@ -40,11 +41,11 @@ class Saver:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         best: dict[str, Tensor],
-        told: dict[str, Any],
+        told: Told,
         *,
         last: bool = False,
     ) -> None:
-        """Write the state if it is time to, or the last epoch. A folder that cannot be written costs the resume alone."""
+        """Write the state, if it is time to or the last epoch; where it cannot be written, say so and go on."""
         if self._path is None or not (last or time.monotonic() - self._last >= INTERVAL):
             return
         tensors = _named(_MODEL, model.state_dict()) | _named(_BEST, best) | _optimizer_tensors(optimizer)
@@ -56,8 +57,8 @@ class Saver:
             self._path = None
         self._last = time.monotonic()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Put model and optimizer back to the saved epoch; what was told with it, and the best weights. None without one."""
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Told, dict[str, Tensor]] | None:
+        """Put model and optimizer back to the saved epoch; what was told with it, and the best weights."""
         if self._path is None or not self._path.is_file():
             return None
         device = str(next((value.device for value in model.state_dict().values()), "cpu"))
@@ -66,7 +67,7 @@ class Saver:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         except (OSError, SafetensorError) as error:
-            warnings.warn(f"the saved epoch {str(self._path)!r} is damaged ({error}); the training starts anew", stacklevel=2)
+            warnings.warn(f"the saved epoch is damaged ({error}); the training starts anew", stacklevel=2)
             return None
         if metadata.get("task") != self._task:
             return None

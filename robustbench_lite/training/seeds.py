@@ -1,4 +1,4 @@
-"""Randomness of a training: everything follows from one seed, and the caller's generators are as they were afterwards."""
+"""Global state that a training needs: torch's generators and threads, both as they were afterwards."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,6 +25,17 @@ def seeded(seed: int, device: torch.device = torch.device("cpu")) -> Iterator[No
         for card in cards:
             torch.cuda.default_generators[card].manual_seed(seed)
         yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes on the CPU with that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _number(device: torch.device) -> int:

@@ -39,4 +39,4 @@ def standard_training(system: System, workshop: Workshop, recipe: Recipe | None 
         progress=workshop.progress,
         scratch=workshop.scratch,
     )
-    return replace(system.with_model(system.model), notes={**system.notes, "training": fitted.summary()})
+    return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes()})

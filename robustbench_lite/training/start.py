@@ -43,7 +43,7 @@ def start_from(model: nn.Module, path: Path) -> None:
     own = model.state_dict()
     strange = sorted(name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name))
     if strange:
-        raise UserError(f"from={path}: its weights do not fit the model, {strange[0]!r} to begin with; accepted: the same architecture")
+        raise UserError(f"from={path} is of another architecture than the model: {strange[0]!r} differs")
     model.load_state_dict(weights)
 
 

@@ -1,0 +1,145 @@
+"""`train`: from a model, a dataset and a defense to a checkpoint with its card."""
+
+import platform
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustbench_lite import __version__, training, zoo
+from robustbench_lite import data as datasets
+from robustbench_lite.attack import resolve_attack
+from robustbench_lite.cache import Card
+from robustbench_lite.data.base import Dataset
+from robustbench_lite.defense import Defense, Workshop, resolve_defense
+from robustbench_lite.errors import UserError
+from robustbench_lite.run.build import UNDEFENDED, about, defended_system
+from robustbench_lite.run.devices import find_device
+from robustbench_lite.system import System
+from robustbench_lite.threat import Threat
+
+#: what the card's robust accuracy is measured with, and on how many test images at most: a hint, no evaluation
+MEASURED_WITH, MEASURED_ON = "pgd:steps=20,step_size=1/10,restarts=1", 1000
+
+
+def train(
+    model: str = "small-cnn",
+    dataset: str = "digits",
+    defense: str = "none",
+    *,
+    threat: str | Threat | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    device: str | torch.device = "auto",
+    data_root: str | Path | None = None,
+    download: bool = False,
+    allow_pickle: bool = False,
+    use_cache: bool = True,
+    progress: training.Progress | None = None,
+) -> Card:
+    """Train a model and return its card; the same content is not trained twice.
+
+    Args:
+        model: a spec; its architecture is trained from fresh weights. defense: `none` or one that trains.
+        threat: what to train and to measure under; the usual one for such images if left out (`usual_threat`).
+        out: FILE.safetensors to write, with FILE.json beside it; `--model checkpoint:FILE` loads it back.
+        epochs, batch_size, learning_rate: instead of the default recipe's.
+        use_cache: whether a cached training of the same content is good enough.
+        progress: called with (steps done, steps in all, one line of text).
+
+    Returns:
+        The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split, with how
+        many images and under what), best and last epoch, versions.
+
+    Raises:
+        UserError: a name, option or file that is not accepted, or a training that diverged.
+    """
+    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    chain, place = _changed(resolve_defense(defense), changes), find_device(device)
+    target = None if out is None else _target(Path(out))
+    root = None if data_root is None else Path(data_root)
+    data, test = (datasets.load(dataset, split, root=root, download=download) for split in ("train", "test"))
+    aim = _aim(threat, data)
+    found = zoo.load(model, num_classes=data.num_classes, input_shape=data.shape, allow_pickle=allow_pickle)
+    untrained = replace(found, trained=False)  # weights that the spec names are not what is asked for
+    shop = Workshop(train=data, threats=(aim,), seed=seed, device=place, progress=progress)
+    system = defended_system(untrained, chain, lambda: shop, changes=changes, use_cache=use_cache).to(place)
+    card = {
+        **about(found, system),
+        "data": {"name": data.name, "images": len(data), "digest": data.digest()},
+        "defense": "+".join(map(str, chain)),
+        "seed": seed,
+        **system.notes,
+        **_measured(system, test, aim),
+        "versions": _versions(),
+    }
+    if target is not None:
+        zoo.save_checkpoint(target, system.model, card)
+    return card
+
+
+def usual_threat(data: Dataset) -> Threat:
+    """The threat that the field uses for such images: Linf 0.2 on 8x8 digits, 0.3 on MNIST-like, 8/255 on colour."""
+    if data.shape[0] != 1:
+        return Threat(norm="Linf", eps=8 / 255)
+    return Threat(norm="Linf", eps=0.2 if max(data.shape[1:]) <= 16 else 0.3)
+
+
+def _aim(threat: str | Threat | None, data: Dataset) -> Threat:
+    """The untargeted threat to train and to measure under."""
+    if threat is None:
+        return usual_threat(data)
+    given = Threat.parse(threat) if isinstance(threat, str) else threat
+    aim = Threat(norm=given.norm, eps=given.radius)
+    resolve_attack(MEASURED_WITH).check(aim, data.num_classes)
+    return aim
+
+
+def _changed(chain: tuple[Defense, ...], changes: dict[str, Any]) -> tuple[Defense, ...]:
+    """The defense that trains with the changes to its recipe; other parts cannot go into a checkpoint."""
+    parts = [part for part in chain if part.name != UNDEFENDED]
+    if len(parts) > 1 or not all(part.trains for part in parts):
+        given = "+".join(map(str, parts))
+        raise UserError(f"{given} is more than weights; accepted: none, or one defense that trains")
+    return tuple(_with(part, changes) for part in parts) or chain
+
+
+def _with(defense: Defense, changes: dict[str, Any]) -> Defense:
+    missing = sorted(changes.keys() - {item.name for item in fields(defense)})
+    if missing:
+        raise UserError(f"{defense.name} has no option {missing[0]!r}")
+    return replace(defense, **changes)
+
+
+def _target(path: Path) -> Path:
+    """The file to write, refused before the training rather than after it."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {str(path.parent)!r}: {error.strerror}") from None
+    return path
+
+
+def _measured(system: System, test: Dataset, threat: Threat) -> dict[str, Any]:
+    """Clean and robust accuracy on the test images, and what that was: how many images, under what."""
+    few = datasets.choose(test, str(MEASURED_ON) if len(test) > MEASURED_ON else "all", 0)
+    score = training.accuracy(system, resolve_attack(MEASURED_WITH), threat, test, few, seed=0)
+    under = {"images": len(few), "threat": str(threat), "attack": MEASURED_WITH}
+    return {"clean_accuracy": score.clean, "robust_accuracy": score.robust, "measured": under}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "robustbench-lite": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
