@@ -19,7 +19,8 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
     "model": {
         "timm:NAME": "A model of timm; ;pretrained=true fetches its weights.",
         "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights.",
-        "checkpoint:FILE": "Weights that rbl train wrote (.safetensors, with a card beside them), or TorchScript.",
+        "checkpoint:FILE": "Weights that rbl train wrote: .safetensors, with their card (.json) beside them.",
+        "torchscript:FILE": "A TorchScript program.",
         "FILE.py:function": "Your own code: a function that returns an nn.Module from images in [0, 1] to logits.",
     },
     "dataset": {
@@ -38,6 +39,10 @@ class Option:
     type: str
     default: str
     text: str
+
+
+#: what every named model has besides its builder's own options
+_WEIGHTS = Option(name="weights", type="file", default="none", text="weights to load; what has them is not trained.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +111,14 @@ def _or_broken(kind: plugins.Kind, name: str) -> Description:
 
 def _described(kind: plugins.Kind, name: str, origin: str, plugin: Any) -> Description:
     what, text, arguments = _docstring(plugin)
+    options = tuple(_options(plugin, arguments))
     return Description(
         kind=kind,
         name=name,
         origin=origin,
         what=what,
         text=text,
-        options=tuple(_options(plugin, arguments)),
+        options=(*options, _WEIGHTS) if kind == "model" else options,
         facts=_facts(plugin),
         source=str(getattr(plugin, "source", "")),
     )
@@ -165,9 +171,9 @@ def _explanations(arguments: str, names: Iterable[str]) -> dict[str, str]:
     if not either:
         return {}
     heads = list(re.finditer(rf"(?:^|(?<=[.;]))\s*((?:(?:{either}),\s*)*(?:{either})):\s", arguments, re.MULTILINE))
-    ends = [head.start() for head in heads[1:]] + [len(arguments)]
+    ends = [*(head.start() for head in heads[1:]), len(arguments)]
     texts: dict[str, str] = {}
-    for head, end in zip(heads, ends, strict=True):
+    for head, end in zip(heads, ends, strict=False):  # no heads: one end too many
         text = " ".join(arguments[head.end() : end].split())
         texts.update({name.strip(): text for name in head[1].split(",")})
     return texts

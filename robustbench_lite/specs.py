@@ -102,8 +102,8 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
 
     Args:
         cls: a dataclass with keyword-only fields.
-        options: the texts, by option name; `-` and `_` are the same in a name. A field called `from_`, since `from` is a
-            word of Python, is the option `from`.
+        options: the texts, by option name; `-` and `_` are the same in a name. The field `from_` is the option `from`,
+            which Python keeps for itself.
         name: what messages call it; the class's own `name` if left out.
         resolve: makes an inner plugin, `resolve(type, text)`, for a field whose type is itself a plugin.
 

@@ -23,6 +23,21 @@ SHORT = {
     "targeted": "targeted:steps=6",
     "adversarial-training": "adversarial-training:epochs=2,attack=(pgd:steps=2,restarts=1)",
 }
+#: other ways through the code of the built-in attacks
+VARIANTS = (
+    "fgsm:objective=dlr",
+    "noise:kind=sign,draws=4",
+    "noise:kind=gaussian,sigma=0.1,draws=4",
+    "pgd:steps=4,restarts=3,restarts_in_flight=2,momentum=0.9,objective=margin",
+    "targeted:target=all,steps=4",
+    "targeted:target=random,steps=4,random_start=true",
+    "targeted:raw=true,step_size=0.5,steps=4",
+)
+
+
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_every_variant_of_a_built_in_attack_obeys_the_laws(spec: str) -> None:
+    check_attack(spec, norms=("Linf", "L1"))
 
 
 @pytest.mark.parametrize("name", plugins.names("attack"))
@@ -55,7 +70,7 @@ def test_a_defense_that_breaks_a_law_is_told_which(culprit: type[Defense], laws:
 
 
 def test_every_law_of_attacks_has_a_culprit() -> None:
-    known = {law.__name__ for law in (*attacks.ON_THE_PLUGIN, *attacks.ON_A_RUN)}
+    known = {law.__name__ for law in (*attacks.ON_THE_PLUGIN, *attacks.ON_A_RUN, *attacks.ON_ALL_RUNS)}
     # `prints back` cannot be broken by a dataclass that leaves `__str__` alone.
     assert {as_function(law) for _, laws in ATTACKS for law in laws} == known - {"law_prints_back"}
 

@@ -107,15 +107,15 @@ def test_a_projection_is_the_nearest_point_of_ball_and_box(name: str, wish: Vect
     assert size(name, ours) <= eps * (1 + 1e-12)
     assert ((x + ours >= 0) & (x + ours <= 1)).all()
     theirs = nearest(name, wish, x, eps if name == "L0" else INSIDE * eps)
-    further = np.linalg.norm(theirs - wish) - np.linalg.norm(ours - wish)
+    further = np.sum((theirs - wish) ** 2) - np.sum((ours - wish) ** 2)
     assert further >= -1e-6 * (1 + eps)
     if name == "L0":  # there may be several
         assert further <= 1e-9
         return
-    if further < 1e-7:  # the solver did not get stuck
+    if further < 1e-12:  # the solver did not get stuck on its way
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * (1 + eps))
     rest = wish - ours  # at the nearest point of a convex set no other gains along what is left of the wish
-    assert largest_gain(name, x, rest, eps) - rest @ ours <= 1e-7 + 2e-6 * eps * np.abs(rest).sum()
+    assert largest_gain(name, x, rest, eps) - rest @ ours <= 1e-7 + (2e-6 * eps + 1e-7) * np.abs(rest).sum()
 
 
 @many

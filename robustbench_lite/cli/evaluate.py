@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import FORMATS, complain, one_of, show_checks, show_place, show_results
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.errors import UserError
@@ -27,14 +28,6 @@ Exit codes: 0 done, 2 a mistake in what was given, 3 some cell failed, 130 Ctrl-
 """
 CELL_FAILED, STOPPED = 3, 130
 _PLAN = Plan()
-
-
-def option(metavar: str | None, text: str, *names: str, default: object = None) -> Any:
-    """An option whose help says its default in words."""
-    shown = ", ".join(default) if isinstance(default, tuple) else default
-    return typer.Option(
-        *names, metavar=metavar, help=text if default is None else f"{text} [default: {shown}]", show_default=False
-    )
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from robustbench_lite.cli.evaluate import option
+from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import one_of, show
 from robustbench_lite.errors import unknown
 

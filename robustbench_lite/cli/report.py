@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.evaluate import option
+from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import FORMATS, one_of, show_checks, show_results
 
 EXAMPLES = """\b

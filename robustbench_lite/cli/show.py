@@ -39,7 +39,9 @@ def _parts(one: "Description") -> "list[RenderableType]":
 
     parts: list[RenderableType] = [Text(one.name, style="bold"), Padding(Text(one.what), (0, 0, 0, 2))]
     parts += [Padding(Text(paragraph), (1, 0, 0, 2)) for paragraph in one.paragraphs]
-    return [*parts, Text(), _facts(one), Text(), _options(one), Text(f"Example: {_example(one)}")]
+    # no_wrap: a command that is copied must stay one line
+    example = Text(f"  {_example(one)}", no_wrap=True, overflow="ignore")
+    return [*parts, Text(), _facts(one), _options(one), Text("Example:", style="bold"), example]
 
 
 def _facts(one: "Description") -> "RenderableType":
@@ -59,14 +61,14 @@ def _options(one: "Description") -> "RenderableType":
     from rich.text import Text
 
     if not one.options:
-        return Text("  It has no options.\n")
+        return Text("\nIt has no options.\n")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("option", no_wrap=True, style="bold")
     table.add_column("type")
     table.add_column("default", overflow="fold")
     table.add_column("what it does", ratio=1)
     for option in one.options:
-        table.add_row(*(Text(text) for text in (f"  {option.name}", option.type, option.default, option.text)))
+        table.add_row(*(Text(text) for text in (option.name, option.type, option.default, option.text)))
     return table
 
 

@@ -53,8 +53,8 @@ def train(
         progress: called with (steps done, steps in all, one line of text).
 
     Returns:
-        The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split, with how
-        many images and under what), best and last epoch, versions.
+        The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split; how many
+        images, and under what), best and last epoch, versions.
 
     Raises:
         UserError: a name, option or file that is not accepted, or a training that diverged.

@@ -54,6 +54,7 @@ def check_defense(defense: str | Defense | type[Defense], *, num_classes: int = 
 
 def _check_stage(attack: Attack, norms: Sequence[str] | None, num_classes: int) -> list[Finding]:
     found = try_laws(attacks.ON_THE_PLUGIN, attack)
+    cases = []
     for threat in _threats(attack, norms):
         try:
             case = Case.of(attack, threat, num_classes)
@@ -62,7 +63,8 @@ def _check_stage(attack: Attack, norms: Sequence[str] | None, num_classes: int) 
         first, *others = attacks.ON_A_RUN
         crashed = try_laws([first], case, str(threat))
         found += crashed or try_laws(others, case, str(threat))
-    return found
+        cases += [] if crashed else [case]
+    return found + (try_laws(attacks.ON_ALL_RUNS, cases) if cases else [])
 
 
 def _threats(attack: Attack, norms: Sequence[str] | None) -> list[Threat]:

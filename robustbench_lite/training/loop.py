@@ -139,8 +139,8 @@ def fit(
 def threads_for(data: Dataset, device: torch.device) -> int:
     """How many threads a training on this data uses.
 
-    One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower) and change
-    the last bits of the weights from machine to machine.
+    One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and the
+    last bits of the weights would differ from machine to machine.
     """
     tiny = device.type == "cpu" and math.prod(data.shape) <= _TINY_IMAGE
     return 1 if tiny else torch.get_num_threads()

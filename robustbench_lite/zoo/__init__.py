@@ -1,7 +1,17 @@
 """Where models come from: built-in architectures, timm, torchvision, checkpoints, the user's own code."""
 
-from robustbench_lite.zoo.base import LoadedModel, Normalized, audit
+from robustbench_lite.zoo.adapt import Normalized
+from robustbench_lite.zoo.base import LoadedModel, audit
 from robustbench_lite.zoo.checkpoints import load_checkpoint, read_card, save_checkpoint
 from robustbench_lite.zoo.load import fresh_module, load
 
-__all__ = ["LoadedModel", "Normalized", "audit", "fresh_module", "load", "load_checkpoint", "read_card", "save_checkpoint"]
+__all__ = [
+    "LoadedModel",
+    "Normalized",
+    "audit",
+    "fresh_module",
+    "load",
+    "load_checkpoint",
+    "read_card",
+    "save_checkpoint",
+]

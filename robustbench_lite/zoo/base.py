@@ -1,7 +1,7 @@
 """What a model source gives: a network from pixels in [0, 1] to logits, with its normalisation inside."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ class LoadedModel:
     """A network and what is known of it.
 
     Args:
-        name: the spec text. module: images (n, c, h, w) in [0, 1] -> logits (n, num_classes), in eval mode.
+        name: the spec text. module: images (n, c, h, w) in [0, 1] -> logits (n, num_classes), in eval mode, frozen.
         trained: the weights are meant to be used; False for a fresh architecture that must be trained first.
-        fresh: makes the architecture anew, with fresh weights; None where only these weights are there.
-        card: what is told of a checkpoint. notes: what was done on loading (prefixes stripped, say).
+        fresh: makes the architecture anew, with fresh weights by torch's global generator; None where only these
+            weights are there.
+        card: what is told of a checkpoint. notes: what was stripped on loading (wrappers, prefixes).
     """
 
     name: str
@@ -28,46 +29,7 @@ class LoadedModel:
     input_shape: tuple[int, int, int]
     fresh: Callable[[], nn.Module] | None = None
     card: Mapping[str, Any] | None = None
-    notes: tuple[str, ...] = field(default=())
-
-
-class Normalized(nn.Module):
-    """A network behind (x - mean) / std, optionally resized and with grey repeated to three channels.
-
-    Args:
-        mean, std: one number a channel of the network. size: (h, w) to resize to (antialiased bilinear), or None.
-        repeat: show a one-channel image three times.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        network: nn.Module,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        *,
-        size: tuple[int, int] | None = None,
-        repeat: bool = False,
-    ) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise UserError(f"mean={mean}, std={std}; accepted: one number a channel each, std above 0")
-        self.network, self.size, self.repeat = network, size, repeat
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.size is not None and self.size != tuple(x.shape[2:]):
-            x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        if self.repeat:
-            x = x.expand(-1, 3, -1, -1)
-        scores: Tensor = self.network((x - self.mean) / self.std)
-        return scores
-
-    def extra_repr(self) -> str:
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}, size={self.size}, repeat={self.repeat}"
+    notes: tuple[str, ...] = ()
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -75,8 +37,19 @@ def ready(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def audit(module: nn.Module, *, name: str, num_classes: int | None, input_shape: tuple[int, int, int]) -> int:
+def audit(
+    module: nn.Module,
+    *,
+    name: str,
+    num_classes: int | None,
+    input_shape: tuple[int, int, int],
+    class_names: tuple[str, ...] | None = None,
+) -> int:
     """Run two images through and refuse what is no classifier of such images; the number of classes.
+
+    Args:
+        class_names: of the data. Where classes have names their number is sure, and a model with more was made for
+            other classes; without names it is only what the labels reach.
 
     Raises:
         UserError: NaN weights, an exception, another shape of answers, or another number of classes.
@@ -84,21 +57,28 @@ def audit(module: nn.Module, *, name: str, num_classes: int | None, input_shape:
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"the weights of {name} hold NaN or infinite values ({key}); train or export it again")
+    classes = _answers(module, name, input_shape).shape[1]
+    if num_classes is not None and classes < num_classes:
+        raise UserError(f"labels reach {num_classes - 1} but {name} has {classes} classes")
+    if class_names is not None and classes > len(class_names):
+        raise UserError(f"{name} has {classes} classes but the data {len(class_names)}, {class_names[0]} and so on")
+    return classes
+
+
+def _answers(module: nn.Module, name: str, input_shape: tuple[int, int, int]) -> Tensor:
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     x = torch.full((2, *input_shape), 0.5, device=device)
     try:
         with torch.no_grad():
             scores = module(x)
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} cannot take images {by(input_shape)}: {first}") from error
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 2:
+        raise UserError(f"{name} cannot take images {by(input_shape)}: {first_line(error)}") from error
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 2 or scores.shape[1] < 2:
         given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise UserError(f"{name} answers two images with {given}; accepted: a tensor (2, classes) of logits")
-    classes = scores.shape[1]
-    if num_classes is not None and classes < num_classes:
-        raise UserError(f"labels reach {num_classes - 1} but {name} has {classes} classes")
-    return classes
+    if not scores.is_floating_point():
+        raise UserError(f"{name} answers with {scores.dtype}; accepted: logits, floating point")
+    return scores
 
 
 def by(shape: tuple[int, ...]) -> str:
@@ -106,12 +86,6 @@ def by(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def numbers(text: str, what: str) -> tuple[float, ...]:
-    """Numbers with commas between them, such as `0.485,0.456,0.406`.
-
-    Raises:
-        UserError: it is none.
-    """
-    from robustbench_lite.specs import number
-
-    return tuple(number(part.strip(), what) for part in text.split(","))
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line that is never empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write
+from robustbench_lite.cache import atomic_write, weights_digest
 from robustbench_lite.errors import UserError
 from robustbench_lite.zoo.base import LoadedModel, audit, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
 FORMAT = 1
-Build = Callable[[str, int, tuple[int, int, int]], nn.Module]
+Shape = tuple[int, int, int]
+Build = Callable[[str, int, Shape], nn.Module]
 
 
 def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> None:
@@ -23,46 +26,58 @@ def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> N
         path: of the .safetensors file. card: at least `architecture` (a spec text), `num_classes` and `input_shape`.
 
     Raises:
-        UserError: the path is no .safetensors, or cannot be written.
+        UserError: the path does not end in .safetensors.
+        OSError: the folder is read-only or full.
     """
-    from safetensors.torch import save_file
-
-    from robustbench_lite.cache import weights_digest
+    from safetensors.torch import save
 
     if path.suffix != ".safetensors":
         raise UserError(f"{str(path)!r}; a checkpoint is written to a file that ends in .safetensors")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    atomic_write(path, lambda temporary: save_file(weights, str(temporary)))
-    told = {"format": FORMAT, **card, "weights": weights_digest(module.state_dict())}
-    atomic_write(path.with_suffix(".json"), (json.dumps(told, indent=2, default=str) + "\n").encode())
+    weights = {name: _own(tensor) for name, tensor in module.state_dict().items()}
+    versions = {"torch": str(torch.__version__)}
+    told = {"format": FORMAT, "versions": versions, **card, "weights": weights_digest(weights)}
+    text = json.dumps(told, indent=2, default=str) + "\n"
+    atomic_write(path, save(weights))
+    atomic_write(path.with_suffix(".json"), text.encode())
 
 
-def load_checkpoint(path: Path, *, build: Build | None = None, allow_pickle: bool = False) -> LoadedModel:
+def load_checkpoint(
+    path: Path, *, build: Build | None = None, allow_pickle: bool = False, architecture: str | None = None
+) -> LoadedModel:
     """The model that `save_checkpoint` wrote, with bit-equal logits.
 
     Args:
         path: of the .safetensors or of the .json. build: (architecture, num_classes, input_shape) -> module.
+        architecture: instead of the card's; a card alone may not name a file of Python code, which would be run.
 
     Raises:
         UserError: a file that is missing, corrupt, of another kind, or does not belong to its card.
     """
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         read_weights(path, allow_pickle=allow_pickle)
-        raise UserError(f"{path.name!r} has no card; name its architecture instead: --model 'resnet20;weights={path.name}'")
-    weights_file, card = path.with_suffix(".safetensors"), read_card(path.with_suffix(".json"))
-    weights, _ = read_weights(weights_file)
-    architecture, classes, shape = _told(card, path)
-    module = (build or _build)(architecture, classes, shape)
-    fill(module, weights, weights_file)
-    _vouched(module, card, weights_file)
-    audit(module, name=f"checkpoint:{path}", num_classes=classes, input_shape=shape)
+        raise UserError(f"{path.name!r} has no card; name its architecture, such as checkpoint:{path};arch=resnet20")
+    if path.suffix not in (".safetensors", ".json"):
+        raise UserError(f"{str(path)!r} is no checkpoint; accepted: FILE.safetensors with its card FILE.json beside it")
+    file = path.with_suffix(".safetensors")
+    card = read_card(path.with_suffix(".json"))
+    weights, _ = read_weights(file)
+    if card.get("weights") != weights_digest(weights):
+        raise UserError(
+            f"{str(file)!r} does not hold the weights that its card was written for; one of them was replaced"
+        )
+    named, classes, shape = _told(card, path)
+    fresh = partial(build or partial(_build, trusted=architecture is not None), architecture or named, classes, shape)
+    module = fresh()
+    fill(module, weights, file)
+    _same_types(module, weights, file)
+    audit(module.eval(), name=f"checkpoint:{path}", num_classes=classes, input_shape=shape)
     return LoadedModel(
         name=f"checkpoint:{path}",
         module=ready(module),
         trained=True,
         num_classes=classes,
         input_shape=shape,
-        fresh=lambda: (build or _build)(architecture, classes, shape),
+        fresh=fresh,
         card=card,
     )
 
@@ -76,30 +91,43 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(f"there is no card {str(path)!r}; a checkpoint is FILE.safetensors with FILE.json beside it") from None
-    except ValueError as error:
+        raise UserError(
+            f"there is no card {str(path)!r}; a checkpoint is FILE.safetensors with FILE.json beside it"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the card {str(path)!r} is corrupt: {error}") from None
     if not isinstance(card, dict):
         raise UserError(f"the card {str(path)!r} is no table of facts")
+    if card.get("format", FORMAT) != FORMAT:
+        raise UserError(f"the card {str(path)!r} has format {card['format']!r}; this version reads {FORMAT}")
     return card
 
 
-def _told(card: Mapping[str, Any], path: Path) -> tuple[str, int, tuple[int, int, int]]:
+def _own(tensor: Tensor) -> Tensor:
+    """A plain copy: safetensors refuses two names of the same memory (tied weights)."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _told(card: Mapping[str, Any], path: Path) -> tuple[str, int, Shape]:
     try:
-        channels, height, width = (int(side) for side in card["input_shape"])
-        return str(card["architecture"]), int(card["num_classes"]), (channels, height, width)
+        channels, height, width = card["input_shape"]
+        sizes = (card["num_classes"], channels, height, width)
+        if not all(type(size) is int and 0 < size < 1 << 20 for size in sizes) or type(card["architecture"]) is not str:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"the card of {str(path)!r} lacks architecture, num_classes or input_shape") from None
+        wanted = "architecture (a text), num_classes and input_shape (whole numbers above 0)"
+        raise UserError(f"the card of {str(path)!r} lacks {wanted}") from None
+    return card["architecture"], card["num_classes"], (channels, height, width)
 
 
-def _vouched(module: nn.Module, card: Mapping[str, Any], path: Path) -> None:
-    from robustbench_lite.cache import weights_digest
+def _same_types(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    other = next((key for key, tensor in weights.items() if tensor.dtype != own[key].dtype), None)
+    if other is not None:
+        raise UserError(f"{str(path)!r} has {other} as {weights[other].dtype}, its architecture as {own[other].dtype}")
 
-    if "weights" in card and card["weights"] != weights_digest(module.state_dict()):
-        raise UserError(f"{str(path)!r} does not hold the weights that its card was written for; one of the two was replaced")
 
-
-def _build(architecture: str, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+def _build(architecture: str, num_classes: int, input_shape: Shape, *, trusted: bool) -> nn.Module:
     from robustbench_lite.zoo.load import fresh_module
 
-    return fresh_module(architecture, num_classes=num_classes, input_shape=input_shape)
+    return fresh_module(architecture, num_classes=num_classes, input_shape=input_shape, trusted=trusted)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.zoo.base import Normalized, numbers
+from robustbench_lite.zoo.adapt import Normalized, numbers
 
 #: the usual constants of published weights for this architecture, which are ImageNet's
 MEAN, STD = "0.485,0.456,0.406", "0.229,0.224,0.225"

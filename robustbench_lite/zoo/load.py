@@ -1,19 +1,27 @@
 """From a model's spec text to a network."""
 
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite import plugins, specs
+from robustbench_lite.calls import options_of
 from robustbench_lite.errors import UserError, nearest
-from robustbench_lite.zoo.base import LoadedModel, audit, ready
+from robustbench_lite.training.seeds import seeded
+from robustbench_lite.zoo.base import LoadedModel, audit, by, ready
 from robustbench_lite.zoo.checkpoints import load_checkpoint
 from robustbench_lite.zoo.hubs import load_hub
 from robustbench_lite.zoo.user_code import load_function, load_torchscript
-from robustbench_lite.zoo.weights import fill, read_weights
+from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
+
+_SOURCES = ("timm", "torchvision", "checkpoint", "torchscript")
+_ACCEPTED = "a name (rbl list models), timm:NAME, torchvision:NAME, checkpoint:FILE, torchscript:FILE, FILE.py:function"
+_FILES = (".safetensors", ".json", *PICKLES)
+# Fresh weights that nobody trains (`;random=true`) are the same in every run.
+_SEED = 0
 
 
 def load(
@@ -27,68 +35,95 @@ def load(
     """The model that a spec text names.
 
     Accepted: a built-in or plugged-in name (`small-cnn`, `resnet20;weights=FILE`), `timm:NAME`, `torchvision:NAME`,
-    `checkpoint:FILE`, `FILE.py:function`, `torchscript:FILE`.
+    `checkpoint:FILE`, `torchscript:FILE`, `FILE.py:function`.
 
     Args:
-        num_classes, input_shape: of the data. allow_pickle: let weights come from a .pt and its kin.
+        num_classes, input_shape, class_names: of the data. allow_pickle: let weights come from a .pt and its kin.
 
     Raises:
         UserError: none of these, or it does not fit the data.
     """
     spec = specs.parse_source(text)
-    kind, colon, rest = spec.name.partition(":")
-    if spec.name.rpartition(":")[0].endswith(".py"):
-        return load_function(spec, num_classes=num_classes, input_shape=input_shape)
-    if colon and kind in ("timm", "torchvision", "tv"):
-        hub = "torchvision" if kind == "tv" else kind
-        return load_hub(hub, rest, spec, num_classes=num_classes, input_shape=input_shape, allow_pickle=allow_pickle)
-    if colon and kind == "checkpoint":
-        return _checkpoint(rest, spec, num_classes, input_shape, allow_pickle)
-    if colon and kind == "torchscript":
-        return load_torchscript(spec, num_classes=num_classes, input_shape=input_shape)
-    if colon:
-        kinds = ("timm", "torchscript", "torchvision", "checkpoint")
-        guess = nearest(kind, kinds)
-        also = f"; did you mean {guess}:{rest}?" if guess else ""
-        raise UserError(f"unknown model {text!r}; accepted: a name (rbl list models), timm:, torchvision:, checkpoint:, torchscript:, FILE.py:function{also}")
-    return _named(spec, num_classes, input_shape, allow_pickle)
+    with seeded(_SEED):
+        return _source(spec, allow_pickle)(num_classes=num_classes, input_shape=input_shape, class_names=class_names)
 
 
-def fresh_module(text: str, *, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+def fresh_module(text: str, *, num_classes: int, input_shape: tuple[int, int, int], trusted: bool = True) -> nn.Module:
     """The architecture of a spec text with fresh weights, in training mode; what a checkpoint's card names.
+
+    Args:
+        trusted: the user wrote the text; otherwise it comes out of a file, and may not have code run.
 
     Raises:
         UserError: it cannot be made anew.
     """
     spec = specs.parse_source(text)
-    spec = specs.Spec(spec.name, {key: value for key, value in spec.options.items() if key not in ("weights", "pretrained")}, ";")
-    found = load(str(spec), num_classes=num_classes, input_shape=input_shape)
+    if not trusted and spec.name.partition(":")[0].lower() in ("checkpoint", "torchscript"):
+        raise UserError(f"the card names {spec.name!r} as architecture; accepted: the name of an architecture")
+    if not trusted and _is_code(spec.name):
+        raise UserError(f"the card names the Python code {spec.name!r}; to have it run, add ;arch={spec.name}")
+    kept = {key: value for key, value in spec.options.items() if key not in ("weights", "pretrained")}
+    found = load(str(specs.Spec(spec.name, kept, ";")), num_classes=num_classes, input_shape=input_shape)
     if found.fresh is None:
         raise UserError(f"{text} has only the weights that it came with; it cannot be trained anew")
     return found.fresh()
 
 
+def _source(spec: specs.Spec, allow_pickle: bool) -> Callable[..., LoadedModel]:
+    """Who loads it: a function of the data's num_classes, input_shape and class_names."""
+    kind, colon, rest = spec.name.partition(":")
+    kind = kind.lower()
+    if _is_code(spec.name):
+        return partial(load_function, spec, allow_pickle=allow_pickle)
+    if colon and kind in ("timm", "torchvision"):
+        return partial(load_hub, kind, rest, spec, allow_pickle=allow_pickle)
+    if colon and kind == "checkpoint":
+        return partial(_checkpoint, rest, spec, allow_pickle)
+    if colon and kind == "torchscript":
+        return partial(load_torchscript, spec, Path(rest).expanduser())
+    if spec.name.endswith(".torchscript"):
+        return partial(load_torchscript, spec, Path(spec.name).expanduser())
+    if spec.name.endswith(".py"):
+        raise UserError(f"{spec.name} names no function; write {spec.name}:FUNCTION, which returns an nn.Module")
+    if spec.name.lower().endswith(_FILES):
+        raise UserError(f"{spec.name} is a file of weights; write checkpoint:{spec.name}, or NAME;weights={spec.name}")
+    if colon and kind not in plugins.names("model"):
+        guess = nearest(kind, (*_SOURCES, *plugins.names("model")))
+        also = f"; did you mean {guess}:{rest}?" if guess else ""
+        raise UserError(f"unknown model {spec.name!r}; accepted: {_ACCEPTED}{also}")
+    return partial(_named, spec, allow_pickle)
+
+
+def _is_code(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
 def _named(
-    spec: specs.Spec, num_classes: int, input_shape: tuple[int, int, int], allow_pickle: bool
+    spec: specs.Spec,
+    allow_pickle: bool,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    class_names: tuple[str, ...] | None,
 ) -> LoadedModel:
-    builder = plugins.load("model", spec.name)
-    options = dict(spec.options)
+    """A built-in architecture or a third party's, written `NAME:key=value` or `NAME;key=value`."""
+    named = specs.parse(spec.name)
+    options = {**named.options, **spec.options}
     weights = options.pop("weights", None)
-    chosen = _coerced(builder, options, spec.name)
-
-    def fresh() -> nn.Module:
-        made: nn.Module = builder(num_classes=num_classes, input_shape=input_shape, **chosen)
-        return made
-
-    module, notes = fresh(), ()
+    builder = plugins.load("model", named.name)
+    data = {"num_classes": num_classes, "input_shape": input_shape}
+    fresh: Callable[[], nn.Module] = partial(
+        builder, **data, **options_of(builder, options, name=named.name, given=data)
+    )
+    module, notes = fresh(), tuple[str, ...]()
     if weights is not None:
         path = Path(weights).expanduser()
-        held, notes = read_weights(path, allow_pickle=allow_pickle)
-        fill(_inner(module, held), held, path)
-    module.eval()
-    found = audit(module, name=str(spec), num_classes=num_classes, input_shape=input_shape)
+        held, wrappers = read_weights(path, allow_pickle=allow_pickle)
+        notes = (*wrappers, *fill(_inner(module, held), held, path))
+    name = str(specs.Spec(named.name.lower(), {**options, **({} if weights is None else {"weights": weights})}, ";"))
+    found = audit(module.eval(), name=named.name, class_names=class_names, **data)
     return LoadedModel(
-        name=str(spec),
+        name=name,
         module=ready(module),
         trained=weights is not None,
         num_classes=found,
@@ -98,37 +133,45 @@ def _named(
     )
 
 
-def _inner(module: nn.Module, weights: dict[str, Any]) -> nn.Module:
-    """The part that the weights were saved from: the network behind its normalisation, where the keys say so."""
+def _inner(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """The part that the weights were saved from: the network behind its normalisation, unless the keys say more."""
     network = getattr(module, "network", None)
     wrapped = any(key.startswith("network.") for key in weights)
     return network if isinstance(network, nn.Module) and not wrapped else module
 
 
-def _coerced(builder: Callable[..., Any], options: dict[str, str], name: str) -> dict[str, Any]:
-    """The options of a builder, by the types in its signature."""
-    signature = inspect.signature(builder, eval_str=True)
-    kinds = {key: one.annotation for key, one in signature.parameters.items() if key not in ("num_classes", "input_shape")}
-    values = {}
-    for given, text in options.items():
-        key = given.replace("-", "_")
-        if key not in kinds:
-            guess = nearest(key, [*kinds, "weights"])
-            also = f"; did you mean {guess}?" if guess else ""
-            raise UserError(f"{name} has no option {given!r}; it has {', '.join([*kinds, 'weights'])}{also}")
-        values[key] = specs.coerce(kinds[key], text, f"{name}: {key}")
-    return values
-
-
 def _checkpoint(
-    place: str, spec: specs.Spec, num_classes: int, input_shape: tuple[int, int, int], allow_pickle: bool
+    place: str,
+    spec: specs.Spec,
+    allow_pickle: bool,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    class_names: tuple[str, ...] | None,
 ) -> LoadedModel:
-    if spec.options:
-        raise UserError(f"a checkpoint has no options; {next(iter(spec.options))!r} was given")
-    found = load_checkpoint(Path(place).expanduser(), allow_pickle=allow_pickle)
+    """A checkpoint with its card, or any file of weights with `;arch=SPEC`."""
+    path, arch = Path(place).expanduser(), spec.options.get("arch")
+    strange = next((key for key in spec.options if key != "arch"), None)
+    if strange is not None:
+        raise UserError(f"checkpoint:{place} has no option {strange!r}; it has arch")
+    if arch is not None and not path.with_suffix(".json").is_file():
+        bare = specs.parse_source(arch)
+        whole = specs.Spec(bare.name, {**bare.options, "weights": str(path)}, ";")
+        found = _source(whole, allow_pickle)(num_classes=num_classes, input_shape=input_shape, class_names=class_names)
+        return replace(found, name=str(spec))
+    found = load_checkpoint(path, allow_pickle=allow_pickle, architecture=arch)
     if found.input_shape != input_shape:
-        given, wanted = ("x".join(map(str, shape)) for shape in (found.input_shape, input_shape))
-        raise UserError(f"{found.name} takes images {given} but the data has {wanted}")
-    audit(found.module, name=found.name, num_classes=num_classes, input_shape=input_shape)
-    ready(found.module)
-    return found
+        raise UserError(f"{found.name} takes images {by(found.input_shape)} but the data has {by(input_shape)}")
+    audit(found.module, name=found.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
+    _same_order(found, class_names)
+    return replace(found, name=str(spec))
+
+
+def _same_order(found: LoadedModel, class_names: tuple[str, ...] | None) -> None:
+    """Refuse data that numbers the checkpoint's own classes in another way."""
+    told = (found.card or {}).get("class_names")
+    if class_names and isinstance(told, list) and sorted(map(str, told)) == sorted(class_names):
+        odd = [place for place, name in enumerate(class_names) if name != told[place]]
+        if odd:
+            here, there = class_names[odd[0]], told[odd[0]]
+            raise UserError(f"{found.name} has class {odd[0]} as {there!r} but the data has it as {here!r}")

@@ -1,5 +1,7 @@
 """Small networks without batch normalisation, for digits and MNIST sizes: trained on the spot."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from robustbench_lite.errors import UserError
@@ -44,7 +46,7 @@ def mlp(*, num_classes: int, input_shape: tuple[int, int, int], hidden: int = 25
     channels, height, breadth = input_shape
     sizes = [channels * height * breadth, *[hidden] * depth]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 

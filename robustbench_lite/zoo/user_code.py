@@ -1,121 +1,188 @@
 """The user's own networks: a function in a Python file, or a TorchScript file."""
 
+import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError, unknown
-from robustbench_lite.zoo.base import LoadedModel, Normalized, audit, numbers, ready
+from robustbench_lite.zoo.adapt import Adaptation
+from robustbench_lite.zoo.base import LoadedModel, audit, first_line, ready
+from robustbench_lite.zoo.weights import fill, read_weights
 
 
-def load_function(spec: specs.Spec, *, num_classes: int, input_shape: tuple[int, int, int]) -> LoadedModel:
+@dataclass(frozen=True, kw_only=True)
+class CodeOptions(Adaptation):
+    """What may follow `FILE.py:function`, besides the options of `Adaptation`.
+
+    Args:
+        weights: a file of weights to load into what the function returns.
+        train: train it on the dataset instead of using its weights as they are.
+    """
+
+    weights: str | None = None
+    train: bool = False
+
+
+class FromFile(nn.Module):
+    """A network whose code lies in a file; `repr` tells the file's digest, so that a change of code is seen.
+
+    What the file imports is not in the digest.
+    """
+
+    def __init__(self, network: nn.Module, digest: str) -> None:
+        super().__init__()
+        self.network, self.digest = network, digest
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores
+
+    def extra_repr(self) -> str:
+        return f"code={self.digest}"
+
+
+def load_function(
+    spec: specs.Spec,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    allow_pickle: bool,
+    class_names: tuple[str, ...] | None,
+) -> LoadedModel:
     """`FILE.py:function`: the function returns an `nn.Module` from images in [0, 1] to logits.
 
-    Options: `mean` and `std` put a normalisation in front; `train=true` trains it on the dataset instead of using its
-    weights as they are. A function with parameters `num_classes` or `input_shape` is given them.
+    A function with parameters `num_classes` or `input_shape` is given them. It runs with all of the user's rights.
 
     Raises:
         UserError: no such file or function, an exception of theirs, or a module that does not fit.
     """
     place, _, name = spec.name.rpartition(":")
-    options = dict(spec.options)
-    train = specs.coerce(bool, options.pop("train", "false"), f"{spec.name}: train")
-    normalise = _normalisation(options, spec)
-    function = _function(Path(place).expanduser(), name)
+    path = Path(place).expanduser()
+    options = specs.build(CodeOptions, spec.options, name=spec.name)
+    function, digest = _function(path, name), _digest(path)
 
     def fresh() -> nn.Module:
-        return normalise(_called(function, spec.name, num_classes, input_shape))
+        network = _called(function, path, spec.name, num_classes, input_shape)
+        return options.around(FromFile(network, digest), input_shape, spec.name)
 
-    module = fresh().eval()
-    found = audit(module, name=spec.name, num_classes=num_classes, input_shape=input_shape)
+    module, notes = fresh(), tuple[str, ...]()
+    if options.weights is not None:
+        weights = Path(options.weights).expanduser()
+        held, wrappers = read_weights(weights, allow_pickle=allow_pickle)
+        notes = (*wrappers, *fill(_innermost(module), held, weights))
+    found = audit(
+        module.eval(), name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names
+    )
     return LoadedModel(
         name=str(spec),
         module=ready(module),
-        trained=not train,
+        trained=not options.train,
         num_classes=found,
         input_shape=input_shape,
         fresh=fresh,
+        notes=notes,
     )
 
 
-def load_torchscript(spec: specs.Spec, *, num_classes: int, input_shape: tuple[int, int, int]) -> LoadedModel:
-    """`torchscript:FILE`: a scripted or traced module; it can run TorchScript, not Python.
+def load_torchscript(
+    spec: specs.Spec,
+    path: Path,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    class_names: tuple[str, ...] | None,
+) -> LoadedModel:
+    """`torchscript:FILE`: a scripted or traced module; its code is TorchScript, which cannot run Python.
+
+    Its graph is fixed: it cannot be trained anew.
 
     Raises:
         UserError: no such file, a corrupt one, or a module that does not fit.
     """
-    path = Path(spec.name.partition(":")[2]).expanduser()
-    if not path.is_file():
-        raise UserError(f"there is no file {str(path)!r}")
+    options = specs.build(Adaptation, spec.options, name=spec.name)
+    digest = _digest(path)
     try:
         script = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is no TorchScript file, or a corrupt one: {str(error).splitlines()[0]}") from error
-    module = _normalisation(dict(spec.options), spec)(script).eval()
-    found = audit(module, name=spec.name, num_classes=num_classes, input_shape=input_shape)
-    return LoadedModel(
-        name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape
-    )
+    except Exception as error:  # torch's reader fails in many ways on damaged bytes
+        raise UserError(f"{path} is no TorchScript file, or a corrupt one: {first_line(error)}") from error
+    module = options.around(FromFile(script, digest), input_shape, spec.name).eval()
+    found = audit(module, name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
+    return LoadedModel(name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape)
 
 
-def _normalisation(options: dict[str, str], spec: specs.Spec) -> Callable[[nn.Module], nn.Module]:
-    mean, std = options.pop("mean", None), options.pop("std", None)
-    if options:
-        raise unknown(f"option of {spec.name}", next(iter(options)), ("mean", "std", "train"))
-    if (mean is None) != (std is None):
-        raise UserError(f"{spec.name}: give mean and std together, such as ;mean=(0.5);std=(0.25)")
-    if mean is None or std is None:
-        return lambda network: network
-    means, stds = numbers(mean, "mean"), numbers(std, "std")
-    return lambda network: Normalized(network, means, stds)
+def _innermost(module: nn.Module) -> nn.Module:
+    """What the function returned, behind the normalisation and the note of its file."""
+    while not isinstance(module, FromFile):
+        module = module.get_submodule("network")
+    return module.network
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise UserError(f"there is no readable file {path} ({error.strerror})") from error
 
 
 def _function(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
-        raise UserError(f"there is no file {str(path)!r}")
+        raise UserError(f"there is no file {path}")
     module = _imported(path)
     function = getattr(module, name, None)
     if not callable(function):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"function in {path.name}", name, there)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise unknown(f"function in {path.name}", name, [key for key in own if callable(getattr(module, key))])
     return function
 
 
 def _imported(path: Path) -> ModuleType:
-    """The user's file as a module of its own name, with its folder importable as for a script."""
-    name = f"rbl_user_{path.stem}"
+    """The user's file as a module of a name of its own, with its folder importable as for a script."""
+    name = f"rbl_user_{path.stem}_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()}"
     made = importlib.util.spec_from_file_location(name, path)
-    if made is None or made.loader is None:
-        raise UserError(f"{str(path)!r} is no Python file")
+    assert made is not None
+    assert made.loader is not None
     module = importlib.util.module_from_spec(made)
-    sys.modules[name] = module  # so that classes defined there can be found by name
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
+    sys.modules[name] = module  # so that classes defined there, and their source, can be found by name
     try:
-        made.loader.exec_module(module)
+        with _importable(path):
+            made.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"{path.name} raised {type(error).__name__} when it was imported: {error}") from error
-    finally:
-        sys.path.remove(folder)
+        raise UserError(f"{path} raised {type(error).__name__} when it was imported: {first_line(error)}") from error
     return module
 
 
-def _called(function: Callable[..., Any], name: str, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    offered = {"num_classes": num_classes, "input_shape": input_shape}
-    accepted = inspect.signature(function).parameters
+@contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
-        module = function(**{key: value for key, value in offered.items() if key in accepted})
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _called(
+    function: Callable[..., Any], path: Path, name: str, num_classes: int, input_shape: tuple[int, int, int]
+) -> nn.Module:
+    offered = {"num_classes": num_classes, "input_shape": input_shape}
+    try:
+        accepted = inspect.signature(function).parameters
+        with _importable(path):
+            module = function(**{key: value for key, value in offered.items() if key in accepted})
     except Exception as error:
-        raise UserError(f"{name} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{name} returned a {type(module).__name__}; accepted: a torch.nn.Module")
     return module

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_lite.attack import Asker, Goal, State, craft
 from robustbench_lite.objectives import margin
-from robustbench_lite.oracle import Answer, Needs, Oracle
+from robustbench_lite.oracle import EOT, Answer, Ledger, Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, concat
 from robustbench_lite.system import System
@@ -141,3 +141,33 @@ def test_an_asker_counts_every_image_and_draws_anew_every_time() -> None:
     assert not torch.equal(first.values, second.values)
     assert third.grads is None
     assert (asker.forwards, asker.backwards) == (14, 12)
+
+
+def test_stopping_early_retires_a_sample_at_its_first_break() -> None:
+    sizes: list[int] = []
+
+    class Sized(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return SYSTEM.model(x)
+
+    watched, wrong = replace(SYSTEM, model=Sized()), Goal(y=torch.where(torch.arange(6) < 2, (Y + 1) % 4, Y))
+    tiny = Threat(norm="Linf", eps=1e-4)
+    craft(Honest(restarts=1), watched, X, wrong, tiny, DRAWS, stop_early=True)
+    assert sizes == [6, 4, 4, 4, 4]
+
+
+def test_an_expectation_over_draws_is_the_mean_of_what_each_draw_says() -> None:
+    def bright(x: Tensor, draws: Draws, index: Tensor | int) -> Tensor:
+        return x * draws.uniform((1, 1, 1), "light", index)
+
+    def shown(draws: int, first: int) -> Oracle:
+        ledger, eot = replace(Ledger.new(X), forwards=torch.full_like(Y, first)), EOT(draws=draws, transform=bright)
+        return Oracle(SYSTEM, Needs.GRADIENTS, X, Goal(y=Y), LINF, DRAWS, ledger=ledger, eot=eot)
+
+    oracle = shown(3, 0)
+    mean, single = oracle.query(X, margin), [shown(1, draw).query(X, margin) for draw in range(3)]
+    assert not torch.equal(single[0].values, single[1].values)
+    torch.testing.assert_close(mean.values, torch.stack([said.values for said in single]).mean(0))
+    torch.testing.assert_close(mean.grads, torch.stack([said.grads for said in single]).mean(0))
+    assert oracle.ledger.forwards.tolist() == [3] * 6
