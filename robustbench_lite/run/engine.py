@@ -196,8 +196,7 @@ class _Engine:
         if not self.waiting or (flying and room < wanted):
             return
         taken = [self.waiting.popleft() for _ in range(min(max(room, 1), len(self.waiting)))]
-        started = self._start(taken)
-        self.flying = started if self.flying is None else concat([self.flying, started])
+        self._park(self._start(taken))
 
     def _start(self, taken: list[int]) -> _Flight:
         rows = [(sample, lane) for sample in taken for lane in self._open_lanes(sample)]
@@ -210,8 +209,8 @@ class _Engine:
         oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
         state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
         kept = torch.arange(len(rows), device=x.device)
-        none = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
-        return _Flight(state=state[kept], ledger=oracle.ledger[kept], sample=sample, over=none, due=none)
+        state = state[kept]
+        return _Flight(state=state, ledger=oracle.ledger[kept], sample=sample, over=state.done, due=state.done)
 
     def _open_lanes(self, sample: int) -> range:
         """The lanes of this sample that start now."""
@@ -246,18 +245,24 @@ class _Engine:
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
+        """One step of as many rows as fill whole blocks; the rest comes first the next time."""
         assert self.flying is not None
-        attack, count = self.job.attack, len(self.flying)
-        index = self.job.shapes.padding(count, self.flying.sample.device)
-        flight = self.flying[index] if len(index) > count else self.flying
-        state = flight.state
+        shapes, here = self.job.shapes, torch.arange(len(self.flying), device=self.flying.sample.device)
+        count = shapes.whole(len(here)) if self.side_by_side == 1 else len(here)  # lanes side by side keep in step
+        flight, rest = self.flying[here[:count]], self.flying[here[count:]]
+        self.flying = rest if len(rest) else None
+        index = shapes.padding(count, here.device)
+        stepped = self._step(flight[index] if len(index) > count else flight)
+        self._park(stepped[here[:count]] if len(index) > count else stepped)
+
+    def _step(self, flight: _Flight) -> _Flight:
+        attack, state = self.job.attack, flight.state
         oracle = self._oracle(state.x, state.goal, state.draws, flight.ledger)
         state = attack.step(state, oracle)
         state = replace(state, k=state.k + 1)
         over = state.done | (state.k >= attack.length()) | oracle.exhausted
         due = over | self._due(state, oracle)
-        flight = replace(flight, state=state, ledger=oracle.ledger, over=over, due=due)
-        self._park(flight[torch.arange(count, device=over.device)] if len(index) > count else flight)
+        return replace(flight, state=state, ledger=oracle.ledger, over=over, due=due)
 
     def _due(self, state: State, oracle: Oracle) -> Tensor:
         """Which rows should be judged before they go on."""
@@ -267,15 +272,17 @@ class _Engine:
         return found if self.job.stop_early else torch.zeros_like(found)
 
     def _park(self, flight: _Flight) -> None:
+        """Set aside the rows that are due; the others fly on, after those that wait for their step."""
         due = flight.due
-        if not bool(due.any()):
-            self.flying = flight
-            return
         if self.side_by_side > 1:  # the lanes of a sample wait for each other, so that the load cannot decide who wins
             due = torch.isin(flight.sample, flight.sample[due])
+        if not bool(due.any()):
+            self.flying = flight if self.flying is None else concat([self.flying, flight])
+            return
         self.parked.append(flight[due.nonzero().squeeze(1)])
         stay = (~due).nonzero().squeeze(1)
-        self.flying = flight[stay] if len(stay) else None
+        if len(stay):
+            self.flying = flight[stay] if self.flying is None else concat([self.flying, flight[stay]])
 
     # -- judgement ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results.metrics import summarise
 from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.exact import even_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.records import Records
@@ -154,7 +155,7 @@ def run(
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
     output.begin(data, indices, device)
-    with borrowed(None if isinstance(model, str) else model, data, device) as given:
+    with even_threads(), borrowed(None if isinstance(model, str) else model, data, device) as given:
         builder = Builder(
             plan=plan,
             data=data,

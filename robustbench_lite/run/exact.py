@@ -25,3 +25,17 @@ def exact_math() -> Iterator[None]:
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def even_threads() -> Iterator[None]:
+    """As many threads as the greatest power of two that torch would use, and its own number afterwards.
+
+    Another number cuts tensors where the vector units do not, and the odd ends round differently: a row would feel its place.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 << (before.bit_length() - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

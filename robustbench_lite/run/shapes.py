@@ -1,9 +1,10 @@
 """How many rows go through the network at once, and why it cannot change a number.
 
-Libraries pick another kernel for another batch, and another kernel may round differently. So the verdict always shows the
-system exactly W rows, filled up with copies of the first. The search may show more: measured, batches from W up gave every row
-the same bits while smaller ones did not; `probe` checks that for the network at hand, and where it does not hold the search
-keeps to W rows as well.
+Libraries pick other kernels for other batches, and treat the last odd elements of a tensor in another way; either may round
+differently. So every micro-batch is a whole number of blocks of W rows, filled up with copies where rows are few. The verdict
+always shows the system exactly one block. The search may show several at once: measured, that gave every row the same bits,
+while odd sizes and sizes below W did not; `probe` checks it for the network at hand, and where it does not hold the search
+keeps to one block as well.
 """
 
 from collections.abc import Iterator
@@ -38,11 +39,15 @@ class Shapes:
     @property
     def most(self) -> int:
         """The most rows that a micro-batch may hold."""
-        return self.floor if self.fixed else max(self.batch, self.floor)
+        return self.floor if self.fixed else max(self.batch // self.floor, 1) * self.floor
+
+    def whole(self, count: int) -> int:
+        """How many of `count` rows fill whole blocks; all of them where they are less than one."""
+        return count // self.floor * self.floor or count
 
     def padding(self, count: int, device: torch.device) -> Tensor:
-        """Indices that pad `count` rows: all of them, then the first one again up to the floor."""
-        index = torch.arange(max(count, self.floor), device=device)
+        """Indices that fill `count` rows up to whole blocks: all of them, then the first one again."""
+        index = torch.arange(-(-count // self.floor) * self.floor, device=device)
         return torch.where(index < count, index, 0)
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
@@ -68,7 +73,7 @@ def default_shapes(device: torch.device, batch: int | None) -> Shapes:
 def probe(fast: System, x: Tensor, shapes: Shapes) -> Shapes:
     """Check on real images that the bits of a row do not depend on the batch; `fixed` where they do.
 
-    Compared are the scores and input gradients of the first rows at the floor and at the full batch, with other neighbours.
+    Compared are the scores and input gradients of one block alone, and as the first and the last of a full batch.
 
     Args:
         fast: what is searched on. x: (n, c, h, w), n >= 1; repeated to fill the batch.
@@ -76,8 +81,11 @@ def probe(fast: System, x: Tensor, shapes: Shapes) -> Shapes:
     if shapes.most <= shapes.floor:
         return shapes
     index = torch.arange(shapes.most, device=x.device) % len(x)
+    # The rows of one block, first and last among others: neither company nor place may matter.
     large, small = _bits(fast, x[index]), _bits(fast, x[index[: shapes.floor]])
-    return shapes if torch.equal(large[: shapes.floor], small) else replace(shapes, fixed=True)
+    moved = _bits(fast, x[index.roll(-shapes.floor)])
+    same = torch.equal(large[: shapes.floor], small) and torch.equal(moved[-shapes.floor :], small)
+    return shapes if same else replace(shapes, fixed=True)
 
 
 def _bits(system: System, x: Tensor) -> Tensor:
