@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,20 @@ def atomic_write(path: Path, content: bytes | Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is on the disk
         _sync(path.parent)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What cannot be written there is the user's affair: a read-only folder, a full disk.
+
+    Raises:
+        UserError: an OSError of what is done inside, in a sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"cannot write to {str(folder)!r}: {why}") from error
 
 
 def content_key(facts: Mapping[str, Any]) -> str:
@@ -130,13 +144,11 @@ def _read(path: Path, model: "nn.Module") -> Card:
 
 
 def _keep(path: Path, model: "nn.Module", card: Card) -> None:
-    from safetensors import SafetensorError
-
     from robustbench_lite.zoo.checkpoints import save_checkpoint
 
     try:
         save_checkpoint(path, model, card)
-    except (OSError, SafetensorError, UserError) as error:
+    except (OSError, UserError) as error:
         warnings.warn(f"the trained model is not kept: {error}", stacklevel=3)
 
 

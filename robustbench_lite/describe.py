@@ -125,15 +125,23 @@ def _described(kind: plugins.Kind, name: str, origin: str, plugin: Any) -> Descr
 
 
 def _docstring(plugin: Any) -> tuple[str, str, str]:
-    """First paragraph, further paragraphs, and the text of the section Args."""
-    own = plugin.__dict__.get("__doc__") if isinstance(plugin, type) else plugin.__doc__
-    body, sections = [], {name: list[str]() for name in _SECTIONS}
-    place = body
-    for line in inspect.cleandoc(own or "").splitlines():
-        place = sections.get(line.strip(), place)
-        place.append(line)
-    what, _, text = "\n".join(body).strip().partition("\n\n")
-    return " ".join(what.split()), text.strip(), "\n".join(sections["Args:"][1:])
+    """First paragraph, further paragraphs, and the section Args with those of the base classes after it."""
+    family = [kind for kind in plugin.__mro__ if dataclasses.is_dataclass(kind)] if isinstance(plugin, type) else []
+    own = _sections(plugin.__dict__.get("__doc__") if isinstance(plugin, type) else plugin.__doc__)
+    inherited = [_sections(kind.__dict__.get("__doc__"))["Args:"] for kind in family if kind is not plugin]
+    what, _, text = own[""].partition("\n\n")
+    return " ".join(what.split()), text.strip(), "\n".join([own["Args:"], *inherited])
+
+
+def _sections(docstring: str | None) -> dict[str, str]:
+    """The text before all sections under "", and that of each section under its head."""
+    lines: dict[str, list[str]] = {name: [] for name in ("", *_SECTIONS)}
+    place = ""
+    for line in inspect.cleandoc(docstring or "").splitlines():
+        head = next((name for name in _SECTIONS if line.startswith(name)), None)
+        place = head or place
+        lines[place].append(line.removeprefix(head or ""))
+    return {name: "\n".join(part).strip("\n") for name, part in lines.items()}
 
 
 def _options(plugin: Any, arguments: str) -> Iterator[Option]:
@@ -175,7 +183,7 @@ def _explanations(arguments: str, names: Iterable[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for head, end in zip(heads, ends, strict=False):  # no heads: one end too many
         text = " ".join(arguments[head.end() : end].split())
-        texts.update({name.strip(): text for name in head[1].split(",")})
+        texts = {name.strip(): text for name in head[1].split(",")} | texts  # the first explanation is the nearest
     return texts
 
 

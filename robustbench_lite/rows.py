@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ class Rows:
     option) belongs to all samples alike and is kept. Subclasses add fields.
     """
 
-    def __getitem__(self, index: Tensor) -> Self:
+    def __getitem__(self, index: Tensor | slice) -> Self:
         return replace(self, **{name: value[index] for name, value in self._sliceable().items()})
 
     def __len__(self) -> int:
@@ -39,8 +40,13 @@ class Rows:
         return total
 
     def _sliceable(self) -> dict[str, Any]:
-        own = ((item.name, getattr(self, item.name)) for item in dataclasses.fields(self))
+        own = ((name, getattr(self, name)) for name in _field_names(type(self)))
         return {name: value for name, value in own if isinstance(value, (Tensor, Rows))}
+
+
+@lru_cache(maxsize=256)
+def _field_names(kind: type[Rows]) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def concat(parts: Sequence[R]) -> R:

@@ -111,8 +111,10 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
         UserError: an option that it does not have, or a value that does not fit.
     """
     name = name or str(getattr(cls, "name", cls.__name__))
-    kinds = {key.rstrip("_"): kind for key, kind in option_types(cls).items()}
-    fields = {key.rstrip("_"): key for key in option_types(cls)}
+    types_of = option_types(cls)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
+    kinds, fields = {}, {}
+    for field_name, kind in types_of.items():
+        kinds[field_name.rstrip("_")], fields[field_name.rstrip("_")] = kind, field_name
     values: dict[str, Any] = {}
     for given, text in options.items():
         key = given.replace("-", "_")

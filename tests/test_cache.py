@@ -266,6 +266,8 @@ def test_what_is_more_than_weights_is_not_kept(folder):
 
 def test_two_at_once_do_not_break_each_other(folder, monkeypatch):
     monkeypatch.setattr(resume, "INTERVAL", 0.0)
+    # In two threads of one process, where trainings share the number of torch's threads: it is not what is tested.
+    monkeypatch.setattr(training.loop, "threads_for", lambda data, device: torch.get_num_threads())
     barrier, models = threading.Barrier(2), [plain(), plain()]
 
     def run(model: nn.Module) -> None:

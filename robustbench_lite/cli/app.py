@@ -16,8 +16,8 @@ from robustbench_lite.cli.printing import complain
 from robustbench_lite.errors import UserError
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
-_UsageError = typer.BadParameter.__bases__[0]
-_ClickError = _UsageError.__bases__[0]
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_ClickError: type[Exception] = _UsageError.__bases__[0]
 
 DONE, MISTAKE, STOPPED = 0, 2, 130
 EXAMPLES = """\b

@@ -74,8 +74,8 @@ def _table(kind: "Kind", found: "Sequence[Description]") -> "Group":
     for name in (*facts, *["from"] * foreign):
         table.add_column(name)
     for one in found:
-        what = Text(f"broken: {one.error}", style="red") if one.error else Text(one.what)
-        table.add_row(one.name, what, *(one.facts.get(name, "") for name in facts), *[one.origin] * foreign)
+        said = Text(f"broken: {one.error}", style="red") if one.error else Text(one.what)
+        table.add_row(one.name, said, *(one.facts.get(name, "") for name in facts), *[one.origin] * foreign)
     for written, what in SOURCES.get(kind, {}).items():
         table.add_row(Text(written), Text(what))
     return Group(table, Text(f"More of one: rbl show {kind} {found[0].name if found else 'NAME'}"))

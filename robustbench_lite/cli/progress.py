@@ -66,7 +66,7 @@ class Bars:
             return
         if self._training is None:
             self._drop()
-            self._training = self._bars.add_task("training", total=total, state="")
+            self._training = self._bars.add_task("training", total=total, state="", counted=False)
         about = f"training · {text}" if text else "training"
         self._bars.update(self._training, completed=done, total=total, description=about)
         if done >= total:
@@ -108,7 +108,8 @@ def _progress() -> "Progress":
 
     class Amount(ProgressColumn):
         def render(self, task: "Task") -> "Text":
-            return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}", justify="right")
+            counted = task.total is not None and task.fields.get("counted", True)
+            return Text(f"{task.completed:.0f}/{task.total:.0f}" if counted else "", justify="right")
 
     class Clock(ProgressColumn):
         """Time gone, and about how much is left."""
@@ -122,9 +123,7 @@ def _progress() -> "Progress":
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=12),
         Amount(table_column=Column(no_wrap=True)),
-        TextColumn(
-            "{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, justify="right", min_width=14)
-        ),
+        TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
         Clock(table_column=Column(no_wrap=True)),
         console=console(stderr=True),
         transient=True,

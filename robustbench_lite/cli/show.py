@@ -61,7 +61,7 @@ def _options(one: "Description") -> "RenderableType":
     from rich.text import Text
 
     if not one.options:
-        return Text("\nIt has no options.\n")
+        return Text()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("option", no_wrap=True, style="bold")
     table.add_column("type")

@@ -25,7 +25,7 @@ class Images(Protocol):
         """The images at these positions, (m, c, h, w), uint8 or float32 in [0, 1]."""
         ...
 
-    def feed(self, state: "hashlib._Hash") -> None:
+    def feed(self, state: hashlib.blake2b) -> None:
         """Hash what the images are."""
         ...
 
@@ -100,7 +100,7 @@ class ArrayImages:
         """The images at these positions, (m, c, h, w)."""
         return self._nchw(self.array[indices])
 
-    def feed(self, state: "hashlib._Hash") -> None:
+    def feed(self, state: hashlib.blake2b) -> None:
         """Hash type and pixels, in blocks so that no second copy of everything is made."""
         state.update(self.array.dtype.str.encode())
         for begin in range(0, len(self.array), 1024):

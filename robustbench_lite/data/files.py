@@ -46,7 +46,7 @@ class FileImages:
             decoded[row] = self._decode(self.files[index])
         return decoded
 
-    def feed(self, state: "hashlib._Hash") -> None:
+    def feed(self, state: hashlib.blake2b) -> None:
         """Hash each file's name under `top` and its bytes, and how they are cropped."""
         state.update(repr((self.shape, self.resize)).encode())
         for file in self.files:

@@ -41,7 +41,7 @@ def load(
     Args:
         train: another such folder, the training split, with the same classes.
         size: crop the centre to `size` x `size`, after resizing the shorter side to `resize` (`size` if left out).
-        classes: how many there are, if not every class has images; class folders are then named by number.
+        classes: how many there are, if not every class has images; a class folder's name is then its label.
         labels: a CSV in the folder with the columns `file` and `label` (or `index`), instead of class folders.
         channels: 1 or 3; if left out, 1 where every image is grey.
 
@@ -100,39 +100,48 @@ def _list(place: Path, labels: str | None, classes: int | None) -> Listing:
     if not place.is_dir():
         raise UserError(f"there is no folder {place}")
     if labels is not None:
-        files, numbers, count = read_table(place, labels, classes)
-        return Listing(files=files, labels=numbers, num_classes=count, class_names=None)
-    folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    if set(folders) & _PARTS and set(folders) <= _PARTS:
-        part = folders[0]
-        held = ", ".join(folders)
-        raise UserError(f"{place} holds {held}, not classes; name one of them, such as folder:{place / part}")
-    if len(folders) < 2 and classes is None:
-        held = f"one class folder, {folders[0]}" if folders else "no class folders"
-        raise UserError(f"{place} has {held}; accepted: two or more, one for each class, or ;labels=FILE.csv")
-    if not folders:
-        raise UserError(f"{place} has no class folders")
-    numbers = _numbers(place, folders, classes)
-    files = {folder: image_files(place / folder) for folder in folders}
+        table = read_table(place, labels, classes)
+        return Listing(files=table.files, labels=table.labels, num_classes=table.num_classes, class_names=None)
+    numbers = _numbers(place, _class_folders(place, classes), classes)
+    files = [(file, label) for folder, label in numbers.items() for file in image_files(place / folder)]
+    count = classes or len(numbers)
     return Listing(
-        files=tuple(file for folder in folders for file in files[folder]),
-        labels=tuple(numbers[folder] for folder in folders for _ in files[folder]),
-        num_classes=classes or len(folders),
-        class_names=tuple(folders) if classes in (None, len(folders)) else None,
+        files=tuple(file for file, _ in files),
+        labels=tuple(label for _, label in files),
+        num_classes=count,
+        class_names=tuple(numbers) if list(numbers.values()) == list(range(count)) else None,
     )
 
 
+def _class_folders(place: Path, classes: int | None) -> list[str]:
+    folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if folders and set(folders) <= _PARTS:
+        raise UserError(
+            f"{place} holds {', '.join(folders)}, not classes; name one of them, such as folder:{place / folders[0]}"
+        )
+    if not folders or (len(folders) == 1 and classes is None):
+        held = f"one class folder, {folders[0]}" if folders else "no class folders"
+        raise UserError(f"{place} has {held}; accepted: two or more, one for each class, or ;labels=FILE.csv")
+    return folders
+
+
 def _numbers(place: Path, folders: Sequence[str], classes: int | None) -> dict[str, int]:
-    """The label of each class folder: its place among the sorted names, or its own number where some are missing."""
+    """The label of each class folder: its place among the sorted names, or the number that it is named by."""
+    numeric = all(folder.isascii() and folder.isdecimal() for folder in folders)
+    by_number = sorted(folders, key=int) if numeric else list(folders)
+    if classes is None and by_number != list(folders):
+        raise UserError(
+            f"{place}: the class folders {', '.join(by_number[:3])} and so on sort in one way as numbers and in another"
+            f" as names; say ;classes={int(by_number[-1]) + 1} if their numbers are the labels"
+        )
+    if classes is not None and numeric and int(by_number[-1]) < classes:
+        return {folder: int(folder) for folder in by_number}
     if classes in (None, len(folders)):
         return {folder: label for label, folder in enumerate(folders)}
-    assert classes is not None
-    if not all(folder.isascii() and folder.isdecimal() and int(folder) < classes for folder in folders):
-        raise UserError(
-            f"{place} has {len(folders)} class folders, not classes={classes}; which class each one is must be told by"
-            f" its name, a number below {classes}, or by ;labels=FILE.csv"
-        )
-    return {folder: int(folder) for folder in folders}
+    raise UserError(
+        f"{place} has {len(folders)} class folders, not classes={classes}; which class each one is must be told by"
+        f" its name, a number below {classes}, or by ;labels=FILE.csv"
+    )
 
 
 def _common_count(path: Path, train: Path, labels: str | None, classes: int | None, spec: str) -> int:

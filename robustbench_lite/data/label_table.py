@@ -1,13 +1,23 @@
 """A CSV that says which class each image file is."""
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustbench_lite.errors import UserError
 
 
-def read_table(place: Path, name: str, classes: int | None) -> tuple[tuple[Path, ...], tuple[int, ...], int]:
-    """Files, labels and the number of classes from a CSV in `place` with the columns `file` and `label` (or `index`).
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The files that a table names, and the class of each."""
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    num_classes: int
+
+
+def read_table(place: Path, name: str, classes: int | None) -> Table:
+    """A CSV in `place` with the columns `file` and `label` (or `index`).
 
     Raises:
         UserError: no such table or columns, a label that is no class, a file that is not there.
@@ -28,7 +38,7 @@ def read_table(place: Path, name: str, classes: int | None) -> tuple[tuple[Path,
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise UserError(f"{table} names {missing.name}, which is not in {place}")
-    return files, labels, classes or max(2, max(labels) + 1)
+    return Table(files=files, labels=labels, num_classes=classes or max(2, max(labels) + 1))
 
 
 def _label(text: str | None, table: Path, classes: int | None) -> int:

@@ -208,9 +208,8 @@ class _Engine:
         index = self.job.shapes.padding(len(rows), x.device)
         oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
         state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
-        kept = torch.arange(len(rows), device=x.device)
-        state = state[kept]
-        return _Flight(state=state, ledger=oracle.ledger[kept], sample=sample, over=state.done, due=state.done)
+        state, ledger = state[: len(rows)], oracle.ledger[: len(rows)]
+        return _Flight(state=state, ledger=ledger, sample=sample, over=state.done, due=state.done)
 
     def _open_lanes(self, sample: int) -> range:
         """The lanes of this sample that start now."""
@@ -247,13 +246,15 @@ class _Engine:
     def _advance(self) -> None:
         """One step of as many rows as fill whole blocks; the rest comes first the next time."""
         assert self.flying is not None
-        shapes, here = self.job.shapes, torch.arange(len(self.flying), device=self.flying.sample.device)
-        count = shapes.whole(len(here)) if self.side_by_side == 1 else len(here)  # lanes side by side keep in step
-        flight, rest = self.flying[here[:count]], self.flying[here[count:]]
-        self.flying = rest if len(rest) else None
-        index = shapes.padding(count, here.device)
-        stepped = self._step(flight[index] if len(index) > count else flight)
-        self._park(stepped[here[:count]] if len(index) > count else stepped)
+        flight, shapes = self.flying, self.job.shapes
+        # Lanes side by side keep in step, so there all rows go.
+        count = shapes.whole(len(flight)) if self.side_by_side == 1 else len(flight)
+        flight, self.flying = (flight, None) if count == len(flight) else (flight[:count], flight[count:])
+        index = shapes.padding(count, flight.sample.device)
+        if len(index) == count:
+            self._park(self._step(flight))
+        else:
+            self._park(self._step(flight[index])[:count])
 
     def _step(self, flight: _Flight) -> _Flight:
         attack, state = self.job.attack, flight.state
@@ -303,9 +304,8 @@ class _Engine:
         full = len(flight) // self.job.shapes.floor * self.job.shapes.floor
         if self.side_by_side > 1 or not full or (self.flying is None and not self.waiting):
             full = len(flight)
-        index = torch.arange(len(flight), device=flight.over.device)
-        self.parked = [flight[index[full:]]] if full < len(flight) else []
-        return flight[index[:full]]
+        self.parked = [flight[full:]] if full < len(flight) else []
+        return flight[:full]
 
     def _ask(self, flight: _Flight, *, pending: bool) -> None:
         """Judge one point of every row and keep it where it is the sample's best."""

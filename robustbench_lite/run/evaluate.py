@@ -19,13 +19,14 @@ from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results.metrics import summarise
 from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.cell import Cell, Ran, run_cell
-from robustbench_lite.run.exact import even_threads
+from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.subject import Subject, prepare
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
+from robustbench_lite.training import threads_for
 
 TIMINGS = (
     *("dataset", "model", "defense", "threat", "attack", "needs", "key", "expected", "seconds", "setup_seconds"),
@@ -155,7 +156,7 @@ def run(
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
     output.begin(data, indices, device)
-    with even_threads(), borrowed(None if isinstance(model, str) else model, data, device) as given:
+    with steady_threads(threads_for(data, device)), borrowed(None if isinstance(model, str) else model, data, device) as given:
         builder = Builder(
             plan=plan,
             data=data,

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from robustbench_lite import __version__
-from robustbench_lite.cache import atomic_write
+from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.results import curve as curves
@@ -46,15 +46,13 @@ class Output:
         self._environment = environment(data, device)
         if self.folder is None:
             return
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}") from None
-        for left in self.folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
-            left.unlink(missing_ok=True)
-        self._text("plan.toml", self._plan.to_toml())
-        self._json("environment.json", self._environment)
-        self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
+            for left in self.folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
+                left.unlink(missing_ok=True)
+            self._text("plan.toml", self._plan.to_toml())
+            self._json("environment.json", self._environment)
+            self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
 
     def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
         """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
@@ -68,7 +66,8 @@ class Output:
         systems[f"{subject.model} | {subject.defense}"] = subject.system.digest
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
-            atomic_write(self.folder / "timings.parquet", lambda path: frame.to_parquet(path, index=False))
+            with writing(self.folder):
+                atomic_write(self.folder / "timings.parquet", lambda path: frame.to_parquet(path, index=False))
         return clock
 
     def examples(self, key: str, found: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
@@ -80,7 +79,8 @@ class Output:
         if found:
             index = np.array(sorted(kept), dtype=np.int64)
             images = np.stack([kept[place] for place in index.tolist()])
-            atomic_write(path, lambda temporary: _savez(temporary, index, images))
+            with writing(self.folder):
+                atomic_write(path, lambda temporary: _savez(temporary, index, images))
         return kept
 
     def end(self, result: Any) -> None:
@@ -88,12 +88,12 @@ class Output:
         result.environment, result.out = self._environment, self.folder
         if self.folder is None:
             return
-        self._json("environment.json", self._environment)
-        result.diagnostics.to_csv(self.folder / "diagnostics.csv", index=False)
-        if not len(result.records):
-            return
-        write_results(self.folder, result.table, result.records)
-        _picture(result, self.folder / "examples.png")
+        with writing(self.folder):
+            self._json("environment.json", self._environment)
+            result.diagnostics.to_csv(self.folder / "diagnostics.csv", index=False)
+            if len(result.records):
+                write_results(self.folder, result.table, result.records)
+                _picture(result, self.folder / "examples.png")
 
     def _text(self, name: str, text: str) -> None:
         assert self.folder is not None

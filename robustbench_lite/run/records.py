@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustbench_lite.cache import atomic_write
+from robustbench_lite.cache import atomic_write, writing
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
@@ -126,7 +126,9 @@ class Records:
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
         table = pa.Table.from_pandas(rows[list(COLUMNS)], schema=SCHEMA, preserve_index=False)
         table = table.replace_schema_metadata(None)
-        atomic_write(path, lambda temporary: pq.write_table(table, temporary))
+        assert self._folder is not None
+        with writing(self._folder.parent):
+            atomic_write(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def read_all(folder: Path) -> pd.DataFrame:

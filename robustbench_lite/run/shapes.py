@@ -7,6 +7,7 @@ while odd sizes and sizes below W did not; `probe` checks it for the network at 
 keeps to one block as well.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -20,7 +21,9 @@ from robustbench_lite.system import System
 
 R = TypeVar("R", bound=Rows)
 FLOORS = {"cpu": 32, "cuda": 256}
-BATCHES = {"cpu": 64, "cuda": 1024}
+#: values of a micro-batch's images, and the fewest and most rows that this may come to
+VALUES = {"cpu": 1 << 18, "cuda": 1 << 22}
+LEAST, MOST = {"cpu": 32, "cuda": 256}, {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,14 @@ class Shapes:
         return Shapes(batch=batch, floor=min(self.floor, batch), fixed=self.fixed)
 
 
-def default_shapes(device: torch.device, batch: int | None) -> Shapes:
-    """The sizes for a device; `batch` is the user's, or None."""
-    floor = FLOORS.get(device.type, 32)
-    most = BATCHES.get(device.type, 128) if batch is None else batch
-    return Shapes(batch=most, floor=min(floor, most))
+def default_shapes(device: torch.device, batch: int | None, image: tuple[int, ...]) -> Shapes:
+    """The sizes for a device and a shape of images; `batch` is the user's, or None.
+
+    Without it, small images come in large batches (there the network takes less time than the bookkeeping).
+    """
+    kind = device.type if device.type in FLOORS else "cpu"
+    most = min(max(VALUES[kind] // math.prod(image), LEAST[kind]), MOST[kind]) if batch is None else batch
+    return Shapes(batch=most, floor=min(FLOORS[kind], most))
 
 
 def probe(fast: System, x: Tensor, shapes: Shapes) -> Shapes:

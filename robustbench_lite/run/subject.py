@@ -96,7 +96,7 @@ def prepare(
     _check_scores(system, x, y)
     fast = fast_copy(system, x) if quick else system
     if shapes is None:
-        shapes = default_shapes(device, batch)
+        shapes = default_shapes(device, batch, data.shape)
         shapes = shapes if system.randomised else probe(fast, x, shapes)
     parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
     reduced = reduced_copy(fast, torch.bfloat16) if precision == "bfloat16" else None

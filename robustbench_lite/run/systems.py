@@ -47,6 +47,8 @@ class Builder:
 
     def systems(self) -> Iterator[Built]:
         """Every model with every defense, in the order of the plan."""
+        for model in self.plan.models[1:]:
+            self._loaded(model)  # a mistake in the last one is told before the first one is attacked
         for model in self.plan.models:
             for defense in self.plan.defenses:
                 yield self._build(model, defense)

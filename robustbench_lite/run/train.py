@@ -1,6 +1,7 @@
 """`train`: from a model, a dataset and a defense to a checkpoint with its card."""
 
 import platform
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from robustbench_lite import __version__, training, zoo
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import resolve_attack
-from robustbench_lite.cache import Card
+from robustbench_lite.cache import Card, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Defense, Workshop, resolve_defense
 from robustbench_lite.errors import UserError
@@ -53,8 +54,8 @@ def train(
         progress: called with (steps done, steps in all, one line of text).
 
     Returns:
-        The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split; how many
-        images, and under what), best and last epoch, versions.
+        The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split; on how
+        many images, under what), best and last epoch, versions.
 
     Raises:
         UserError: a name, option or file that is not accepted, or a training that diverged.
@@ -80,7 +81,8 @@ def train(
         "versions": _versions(),
     }
     if target is not None:
-        zoo.save_checkpoint(target, system.model, card)
+        with writing(target.parent):
+            zoo.save_checkpoint(target, system.model, card)
     return card
 
 
@@ -121,11 +123,10 @@ def _target(path: Path) -> Path:
     """The file to write, refused before the training rather than after it."""
     if path.suffix != ".safetensors":
         raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {str(path.parent)!r}: {error.strerror}") from None
-    return path
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
 
 
 def _measured(system: System, test: Dataset, threat: Threat) -> dict[str, Any]:

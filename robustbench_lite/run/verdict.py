@@ -150,7 +150,7 @@ def _answers(system: System, x: Tensor, goal: Goal, draws: Draws, shapes: Shapes
         nan=mean.scores.isnan().any(1),
         target_hit=hit,
     )
-    return said[torch.arange(end - begin, device=x.device)]
+    return said[: end - begin]
 
 
 def _mean(outputs: list[Outputs]) -> Outputs:

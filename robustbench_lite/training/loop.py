@@ -139,8 +139,8 @@ def fit(
 def threads_for(data: Dataset, device: torch.device) -> int:
     """How many threads a training on this data uses.
 
-    One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and the
-    last bits of the weights would differ from machine to machine.
+    One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and
+    the last bits of the weights would differ from machine to machine.
     """
     tiny = device.type == "cpu" and math.prod(data.shape) <= _TINY_IMAGE
     return 1 if tiny else torch.get_num_threads()
@@ -202,7 +202,7 @@ class _Training:
             group["lr"] = self.recipe.rate(moment.done)
         loss = self.loss(self.model, batch, moment)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         self.optimizer.step()
         value = float(loss.detach())
         if not np.isfinite(value):

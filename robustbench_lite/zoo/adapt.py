@@ -116,7 +116,7 @@ def numbers(text: str, what: str) -> Constants:
 
 def _check_channels(takes: int, mean: Constants, channels: int, input_shape: Shape, what: str) -> None:
     if takes not in (1, channels):
-        hint = "; ;grey=repeat shows them three times" if input_shape[0] == 1 and takes == 3 else ""
+        hint = "; add ;grey=repeat to show them three times" if input_shape[0] == 1 and takes == 3 else ""
         raise UserError(f"{what} takes {takes} channels but the images are {by(input_shape)}{hint}")
     if len(mean) not in (1, channels):
         raise UserError(f"{what}: mean={_text(mean)} has {len(mean)} numbers but the images have {channels} channels")

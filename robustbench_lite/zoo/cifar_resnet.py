@@ -71,20 +71,36 @@ def _build(depth: int, num_classes: int, input_shape: tuple[int, int, int], mean
 
 
 def resnet20(*, num_classes: int, input_shape: tuple[int, int, int], mean: str = MEAN, std: str = STD) -> nn.Module:
-    """ResNet-20 in the CIFAR form, 0.27 M parameters."""
+    """ResNet-20 in the CIFAR form, 0.27 M parameters.
+
+    Args:
+        mean, std: of the three channels of images in [0, 1]; the network normalises by them first.
+    """
     return _build(20, num_classes, input_shape, mean, std)
 
 
 def resnet32(*, num_classes: int, input_shape: tuple[int, int, int], mean: str = MEAN, std: str = STD) -> nn.Module:
-    """ResNet-32 in the CIFAR form, 0.46 M parameters."""
+    """ResNet-32 in the CIFAR form, 0.46 M parameters.
+
+    Args:
+        mean, std: of the three channels of images in [0, 1]; the network normalises by them first.
+    """
     return _build(32, num_classes, input_shape, mean, std)
 
 
 def resnet44(*, num_classes: int, input_shape: tuple[int, int, int], mean: str = MEAN, std: str = STD) -> nn.Module:
-    """ResNet-44 in the CIFAR form, 0.66 M parameters."""
+    """ResNet-44 in the CIFAR form, 0.66 M parameters.
+
+    Args:
+        mean, std: of the three channels of images in [0, 1]; the network normalises by them first.
+    """
     return _build(44, num_classes, input_shape, mean, std)
 
 
 def resnet56(*, num_classes: int, input_shape: tuple[int, int, int], mean: str = MEAN, std: str = STD) -> nn.Module:
-    """ResNet-56 in the CIFAR form, 0.85 M parameters."""
+    """ResNet-56 in the CIFAR form, 0.85 M parameters.
+
+    Args:
+        mean, std: of the three channels of images in [0, 1]; the network normalises by them first.
+    """
     return _build(56, num_classes, input_shape, mean, std)

@@ -94,11 +94,11 @@ def load_hub(
 
 def _timm(name: str, classes: int | None, weights: str | None) -> tuple[nn.Module, tuple[Constants, Constants]]:
     import timm
-    from timm.data import resolve_data_config
+    from timm.data.config import resolve_data_config
 
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    extra = {} if classes is None else {"num_classes": classes}
+    extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
         network = timm.create_model(name, pretrained=weights == "hub", **extra)
     except Exception as error:

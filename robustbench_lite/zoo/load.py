@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -111,7 +112,7 @@ def _named(
     options = {**named.options, **spec.options}
     weights = options.pop("weights", None)
     builder = plugins.load("model", named.name)
-    data = {"num_classes": num_classes, "input_shape": input_shape}
+    data: dict[str, Any] = {"num_classes": num_classes, "input_shape": input_shape}
     fresh: Callable[[], nn.Module] = partial(
         builder, **data, **options_of(builder, options, name=named.name, given=data)
     )
@@ -158,7 +159,7 @@ def _checkpoint(
         bare = specs.parse_source(arch)
         whole = specs.Spec(bare.name, {**bare.options, "weights": str(path)}, ";")
         found = _source(whole, allow_pickle)(num_classes=num_classes, input_shape=input_shape, class_names=class_names)
-        return replace(found, name=str(spec))
+        return replace(found, name=str(spec), card={"architecture": arch})
     found = load_checkpoint(path, allow_pickle=allow_pickle, architecture=arch)
     if found.input_shape != input_shape:
         raise UserError(f"{found.name} takes images {by(found.input_shape)} but the data has {by(input_shape)}")

@@ -18,6 +18,8 @@ def small_cnn(
     """
     channels, height, breadth = input_shape
     _check(width=16 if width is None else width, hidden=hidden)
+    if min(height, breadth) < 2:
+        raise UserError(f"small-cnn takes images of 2 pixels and more, not {height}x{breadth}")
     large = min(height, breadth) >= 20
     first = width or (32 if large else 16)
     shrink = 4 if large else 2

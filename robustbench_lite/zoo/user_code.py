@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ def load_torchscript(
     options = specs.build(Adaptation, spec.options, name=spec.name)
     digest = _digest(path)
     try:
-        script = torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its makers prefer other formats by now
+            script = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # torch's reader fails in many ways on damaged bytes
         raise UserError(f"{path} is no TorchScript file, or a corrupt one: {first_line(error)}") from error
     module = options.around(FromFile(script, digest), input_shape, spec.name).eval()

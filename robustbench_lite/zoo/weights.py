@@ -1,6 +1,7 @@
 """Weights from a file: safetensors first, pickles only when asked, the usual wrappings stripped and listed."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> tuple[
         first = f"{missing[0]} is missing" if missing else f"{strange[0]} is not in it"
         counts = f"{len(missing)} keys missing, {len(strange)} too many"
         raise UserError(f"{str(path)!r} does not fit the architecture: {first} ({counts})")
-    for key, tensor in weights.items():
-        _check_tensor(key, tensor, own[key], path)
+    for key in (key for key in own if key in weights):  # in the order of the layers, so that one message names one key
+        _check_tensor(key, weights[key], own[key], path)
     module.load_state_dict(weights, strict=False)
     return stripped
 
@@ -97,14 +98,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     """Tensors and plain containers alone: torch refuses anything that could run code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what it warns of, it refuses as well
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path.name!r} is damaged or holds more than weights, and was not loaded;"
             " save its state_dict, or convert it to .safetensors"
         ) from error
     except Exception as error:  # zip, pickle and torch's reader fail in many ways on damaged bytes
-        if "torch.jit.load" in str(error):
+        if "TorchScript" in str(error):
             raise UserError(f"{str(path)!r} is TorchScript; name it as torchscript:{path}") from error
         raise UserError(f"{str(path)!r} is corrupt or truncated: {first_line(error)}") from error
 

@@ -11,6 +11,7 @@ import pytest
 
 from robustbench_lite.cli import main
 
+FORCING = ("FORCE_COLOR", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 Start = Callable[..., "subprocess.Popen[str]"]
 Rbl = Callable[..., "subprocess.CompletedProcess[str]"]
 QUIET_WORLD = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
@@ -18,7 +19,7 @@ QUIET_WORLD = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1", "TERM"
 
 def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """One thread, a hundred columns, no colours, and models cached for this test session only."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "GITHUB_ACTIONS")}
+    kept = {name: value for name, value in os.environ.items() if name not in FORCING}
     return {**kept, **QUIET_WORLD, "RBL_CACHE": str(cache), **(more or {})}
 
 
@@ -29,12 +30,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(cache: Path, tmp_path: Path) -> Start:
-    """Start `rbl` in a process of its own, in an empty folder; with `plugins`, that of rbl_with_plugins.py."""
+    """Start `rbl` in a process of its own, in an empty folder.
 
-    def begin(*arguments: str, plugins: bool = False, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    With `plugins` it is that of rbl_with_plugins.py; no file may grow above `largest_file` KiB.
+    """
+
+    def begin(
+        *arguments: str, plugins: bool = False, largest_file: int | None = None, env: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
         program = [str(Path(__file__).with_name("rbl_with_plugins.py"))] if plugins else ["-m", "robustbench_lite"]
+        limited = [] if largest_file is None else ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash"]
         return subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [*limited, sys.executable, *program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -62,6 +69,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callab
     """Run `rbl` in this process, in an empty folder; output goes to `capsys`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RBL_CACHE", str(cache))
+    for name in FORCING:
+        monkeypatch.delenv(name, raising=False)
     for name, value in QUIET_WORLD.items():
         monkeypatch.setenv(name, value)
     return lambda *arguments: main(arguments)

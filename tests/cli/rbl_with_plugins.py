@@ -58,6 +58,9 @@ class Slow(Breaks):
         return replace(state, adv=adv)
 
 
-register("attack", "breaks", Breaks)
-register("attack", "slow", Slow)
-sys.exit(main())
+PLUGINS = {"breaks": Breaks, "slow": Slow}
+
+if __name__ == "__main__":
+    for name, attack in PLUGINS.items():
+        register("attack", name, attack)
+    sys.exit(main())

@@ -11,7 +11,7 @@ Rbl = Callable[..., object]
 
 # arguments, what the sentence must say
 CASES = {
-    "no such command": ("evalute", "did you mean 'evaluate'"),
+    "no such command": ("evalute", "no such command 'evalute'"),
     "no such option": ("evaluate --modle linear", "--model"),
     "no number": ("evaluate --seed one", "--seed"),
     "option without a value": ("evaluate --seed", "--seed"),

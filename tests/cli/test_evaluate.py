@@ -2,18 +2,22 @@
 
 import io
 import json
+import runpy
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from robustbench_lite import plugins
 from robustbench_lite.run.plan import Plan
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Here = Callable[..., int]
 Rbl = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("evaluate", "--model", "linear", "--defense", "none", "--samples", "first:50", "--no-diagnostics")
 FIRST = (
@@ -41,62 +45,86 @@ def test_a_run_leaves_its_files_and_says_where(rbl: Rbl, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def run_folder(rbl: Rbl, tmp_path: Path) -> Path:
-    done = rbl(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run", "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def run_folder(here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert here(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
     return tmp_path / "run"
 
 
-def test_csv_is_alone_on_stdout_and_is_the_summary(rbl: Rbl, run_folder: Path) -> None:
-    done = rbl(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run", "--format", "csv")
-    assert done.returncode == 0
-    assert done.stdout == (run_folder / "summary.csv").read_text(encoding="utf-8")
-    table = pd.read_csv(io.StringIO(done.stdout))
+def test_csv_is_alone_on_stdout_and_is_the_summary(
+    run_folder: Path, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run", "--format", "csv") == 0
+    out, err = capsys.readouterr()
+    assert out == (run_folder / "summary.csv").read_text(encoding="utf-8")
+    table = pd.read_csv(io.StringIO(out))
     assert tuple(table.columns[: len(FIRST)]) == FIRST
     assert list(table["attack"]) == ["fgsm", "noise", "worst-case"]
-    assert "Files are in run" in done.stderr
+    assert "Files are in run" in err
 
 
-def test_report_tells_the_same_from_the_folder_alone(rbl: Rbl, run_folder: Path) -> None:
+def test_report_tells_the_same_from_the_folder_alone(
+    run_folder: Path, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = run_folder.rename(run_folder.with_name("moved"))
     before = _times(moved)
-    summary = (moved / "summary.csv").read_text(encoding="utf-8")
-    assert rbl("report", "moved", "--format", "csv").stdout == summary
-    rows = json.loads(rbl("report", "moved", "--format", "json").stdout)
-    assert [row["attack"] for row in rows] == ["fgsm", "noise", "worst-case"]
-    assert rbl("report", "moved", "--format", "markdown").stdout.startswith("**digits · Linf:0.2")
-    assert "by attack" in rbl("report", "moved", "--details").stdout
+
+    def report(*options: str) -> str:
+        assert here("report", "moved", *options) == 0
+        return capsys.readouterr().out
+
+    assert report("--format", "csv") == (moved / "summary.csv").read_text(encoding="utf-8")
+    assert [row["attack"] for row in json.loads(report("--format", "json"))] == ["fgsm", "noise", "worst-case"]
+    assert report("--format", "markdown").startswith("**digits · Linf:0.2")
+    assert "by attack" in report("--details")
     assert _times(moved) == before
 
 
-def test_report_prints_the_table_of_the_run(rbl: Rbl, run_folder: Path) -> None:
-    again = rbl(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run").stdout
-    assert again.startswith(rbl("report", "run").stdout.rstrip())
+def test_report_prints_the_table_of_the_run(run_folder: Path, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here("report", str(run_folder))
+    report = capsys.readouterr().out
+    here(*SMALL, "--attack", "fgsm", "--attack", "noise", "--out", "run")
+    assert capsys.readouterr().out.startswith(report.rstrip())
 
 
-def test_options_override_the_plan_file_and_the_plan_comes_back(rbl: Rbl, run_folder: Path, tmp_path: Path) -> None:
-    done = rbl("evaluate", "--config", "run/plan.toml", "--out", "run2", "--samples", "first:20", "--attack", "fgsm")
-    assert done.returncode == 0, done.stderr
+def test_options_override_the_plan_file(run_folder: Path, here: Here, tmp_path: Path) -> None:
+    given = ("--out", "run2", "--samples", "first:20", "--attack", "fgsm", "--batch-size", "auto", "--diagnostics")
+    assert here("evaluate", "--config", "run/plan.toml", *given) == 0
     first, second = Plan.load(run_folder / "plan.toml"), Plan.load(tmp_path / "run2/plan.toml")
-    assert first.with_options({"samples": "first:20", "attacks": ("fgsm",)}) == second
+    assert second == replace(first, samples="first:20", attacks=("fgsm",), diagnostics=True)
 
 
-def test_a_failing_attack_costs_its_cell_and_exit_code_3(rbl: Rbl) -> None:
-    done = rbl(*SMALL, "--attack", "fgsm", "--attack", "breaks", "--out", "run", plugins=True)
-    assert done.returncode == 3, done.stderr
-    assert "rbl: 1 cell of 2 failed" in done.stderr
-    assert "breaks on linear, none, Linf:0.2: RuntimeError: no luck" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "digits · Linf:0.2 · n = 50 test images" in done.stdout
+@pytest.fixture
+def breaks() -> Iterator[None]:
+    """An attack that raises in the middle."""
+    plugins.register("attack", "breaks", runpy.run_path(str(Path(__file__).with_name("rbl_with_plugins.py")))["Breaks"])
+    yield
+    plugins.unregister("attack", "breaks")
 
 
-def test_quiet_still_tells_what_failed(rbl: Rbl) -> None:
-    done = rbl(*SMALL, "--attack", "breaks", "--out", "run", "--quiet", plugins=True)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.splitlines()[1:] == ["rbl:   breaks on linear, none, Linf:0.2: RuntimeError: no luck"]
+@pytest.mark.usefixtures("breaks")
+def test_a_failing_attack_costs_its_cell_and_exit_code_3(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here(*SMALL, "--attack", "fgsm", "--attack", "breaks", "--out", "run") == 3
+    out, err = capsys.readouterr()
+    assert "rbl: 1 cell of 2 failed" in err
+    assert "breaks on linear, none, Linf:0.2: RuntimeError: no luck" in err
+    assert "digits · Linf:0.2 · n = 50 test images" in out
+    assert here(*SMALL, "--attack", "breaks", "--out", "run", "--quiet") == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[1:] == ["rbl:   breaks on linear, none, Linf:0.2: RuntimeError: no luck"]
 
 
-def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(rbl: Rbl, start: Start, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_in_one_sentence(cache: Path, tmp_path: Path, start: Start, here: Here) -> None:
+    assert here(*SMALL, "--attack", "noise", "--out", "elsewhere", "--quiet") == 0  # the model is in the cache now
+    process = start(*SMALL, "--attack", "fgsm", "--out", "run", largest_file=8)
+    assert process.communicate(timeout=120) == ("", "rbl: cannot write to 'run': File too large\n")
+    assert process.returncode == 2
+
+
+def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(
+    rbl: Rbl, start: Start, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = (*SMALL, "--attack", "noise", "--attack", "slow", "--out", "run")
     process = start(*command, plugins=True, env={"RBL_TEST_NAP": "0.5"})
     _wait_for(lambda: (tmp_path / "run/timings.parquet").is_file(), process)  # noise is done, slow goes on
@@ -108,6 +136,8 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(rbl: Rbl, s
     )
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/records").rglob("*.parquet")}
     assert kept
+    here("report", "run", "--format", "csv")
+    assert list(pd.read_csv(io.StringIO(capsys.readouterr().out))["attack"]) == ["noise", "worst-case"]
     done = rbl(*command, "--format", "csv", plugins=True)
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path.name == "rows.parquet")

@@ -143,7 +143,10 @@ def test_class_folders_are_numbered_where_classes_are_missing(tmp_path):
     for name in ("7/a.png", "12/b.png"):
         save(tmp_path / "numbers" / name)
     found = data.load(f"folder:{tmp_path / 'numbers'};classes=20")
-    assert (found.labels.tolist(), found.num_classes, found.class_names) == ([12, 7], 20, None)
+    assert (found.labels.tolist(), found.num_classes, found.class_names) == ([7, 12], 20, None)
+    assert data.load(f"folder:{tmp_path / 'numbers'};classes=13").labels.tolist() == [7, 12]
+    with pytest.raises(UserError, match="sort in one way as numbers and in another as names; say ;classes=13"):
+        data.load(f"folder:{tmp_path / 'numbers'}")
     for name in ("7/a.png", "twelve/b.png"):
         save(tmp_path / "names" / name)
     with pytest.raises(UserError, match=r"has 2 class folders, not classes=20; .*or by ;labels=FILE.csv"):

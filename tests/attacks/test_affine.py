@@ -1,0 +1,159 @@
+"""On affine models the worst case in ball and box has a closed form, worked out here without the package's geometry."""
+
+import numpy as np
+import pytest
+import torch
+from toys import affine, run, samples
+from torch import Tensor, nn
+
+from robustbench_lite.attack import Attack, Goal, craft, resolve_attack
+from robustbench_lite.rows import along
+from robustbench_lite.system import System
+from robustbench_lite.threat import Threat
+
+NORMS = [("Linf", 0.1), ("Linf", 0.4), ("L2", 0.5), ("L2", 1.5), ("L1", 0.6), ("L1", 4.0)]
+
+
+def worst_move(slope: np.ndarray, x: np.ndarray, norm: str, eps: float) -> np.ndarray:
+    """The perturbation of one image (d,) in ball and box with the largest product with the slope (d,)."""
+    room = np.where(slope > 0, 1 - x, x)
+    if norm == "Linf":
+        return np.sign(slope) * np.minimum(eps, room)
+    if norm == "L2":
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            level = (low + high) / 2
+            inside = np.linalg.norm(np.minimum(level * abs(slope), room)) <= eps
+            low, high = (level, high) if inside else (low, level)
+        return np.sign(slope) * np.minimum(low * abs(slope), room)
+    move, left = np.zeros_like(x), eps
+    for i in np.argsort(-abs(slope * (room if norm == "L0" else 1))):
+        spent = room[i] if norm == "L0" else min(room[i], left)
+        move[i] = np.sign(slope[i]) * spent
+        left -= 1 if norm == "L0" else spent
+        if left <= 0:
+            break
+    return move
+
+
+def weights(system: System) -> tuple[np.ndarray, np.ndarray]:
+    """W (k, d) and b (k,) of an affine system."""
+    return system.model.weight.detach().numpy(), system.model.bias.detach().numpy()
+
+
+def worst_margins(system: System, x: Tensor, y: Tensor, threat: Threat) -> np.ndarray:
+    """(n, k): the largest z_k - z_y in ball and box; -inf for k = y."""
+    w, b = weights(system)
+    found = np.full((len(x), len(w)), -np.inf)
+    for i, (image, label) in enumerate(zip(x.double().flatten(1).numpy(), y.tolist(), strict=True)):
+        for k in set(range(len(w))) - {label}:
+            slope = w[k] - w[label]
+            far = image + worst_move(slope, image, threat.norm, threat.eps)
+            found[i, k] = slope @ far + b[k] - b[label]
+    return found
+
+
+def margins_to(system: System, adv: Tensor, y: Tensor, target: Tensor) -> np.ndarray:
+    """z_target - z_y at adv, (n,), in double precision."""
+    w, b = weights(system)
+    z = adv.double().flatten(1).numpy() @ w.T + b
+    rows = np.arange(len(z))
+    return z[rows, target] - z[rows, y]
+
+
+class Recorder(nn.Module):
+    """A model that remembers every image that it was shown."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
+def points(attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: object) -> Tensor:
+    """Every point that one lane queries, and its last: (steps + 1, n, c, h, w)."""
+    recorder = Recorder(system.model)
+    last = craft(attack, system.with_model(recorder), x, goal, threat, draws)
+    return torch.stack([*recorder.seen, last])
+
+
+@pytest.mark.parametrize("norm, eps", [*NORMS, ("L0", 3)])
+def test_one_step_is_the_worst_case_of_two_classes(norm: str, eps: float) -> None:
+    system, threat = affine(classes=2), Threat(norm=norm, eps=eps)
+    x, y, draws = samples(system, 40)
+    adv = craft(resolve_attack("fgsm"), system, x, Goal(y=y), threat, draws)
+    exact = worst_margins(system, x, y, threat).max(1)
+    np.testing.assert_allclose(margins_to(system, adv, y, 1 - y), exact, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("spec", ["fgsm:objective=log-odds", "targeted:steps=1", "targeted:steps=12"])
+@pytest.mark.parametrize("norm, eps", NORMS)
+def test_the_log_odds_reach_the_worst_case_of_every_target(norm: str, eps: float, spec: str) -> None:
+    system, threat = affine(classes=4), Threat(norm=norm, eps=eps)
+    x, y, draws = samples(system, 16)
+    exact = worst_margins(system, x, y, threat)
+    for shift in (1, 2, 3):
+        target = (y + shift) % 4
+        way = points(resolve_attack(spec), system, x, Goal(y=y, target=target), threat, draws)
+        best = np.max([margins_to(system, adv, y, target) for adv in way], axis=0)
+        np.testing.assert_allclose(best, exact[np.arange(16), target], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm, eps", [case for case in NORMS if case[0] != "L1"])
+def test_pgd_ends_in_the_worst_case_from_a_random_start(norm: str, eps: float) -> None:
+    system, threat = affine(classes=2), Threat(norm=norm, eps=eps)
+    x, y, draws = samples(system, 16)
+    adv = craft(resolve_attack("pgd:steps=40,restarts=1"), system, x, Goal(y=y), threat, draws)
+    exact = worst_margins(system, x, y, threat).max(1)
+    np.testing.assert_allclose(margins_to(system, adv, y, 1 - y), exact, rtol=1e-5, atol=2e-5)
+
+
+def test_equal_steps_of_two_and_a_half_eps_in_all_stop_short_of_it() -> None:
+    system, threat = affine(classes=2), Threat(norm="L2", eps=0.5)
+    x, y, draws = samples(system, 16)
+    clean, exact = margins_to(system, x, y, 1 - y), worst_margins(system, x, y, threat).max(1)
+    adv = craft(resolve_attack("pgd:steps=40,step_size=1/16,restarts=1"), system, x, Goal(y=y), threat, draws)
+    missed = (exact - margins_to(system, adv, y, 1 - y)) / (exact - clean)
+    assert missed.max() > 0.01
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("norm, eps", [("Linf", 0.03), ("L2", 0.12), ("L2", 0.3), ("L1", 0.3), ("L1", 0.8)])
+@pytest.mark.parametrize("spec", ["pgd:objective=margin,steps=20", "targeted:target=all,steps=2"])
+def test_robust_accuracy_is_the_exact_one(spec: str, norm: str, eps: float, classes: int) -> None:
+    system, threat = affine(classes=classes), Threat(norm=norm, eps=eps)
+    x, y, _ = samples(system, 150)
+    robust = worst_margins(system, x, y, threat).max(1) < 0
+    outcome = run(resolve_attack(spec), system, x, y, threat)
+    assert 0.05 < robust.mean() < 0.95
+    assert (~outcome.verdict.broken).tolist() == robust.tolist()
+
+
+@pytest.mark.parametrize("spec, finds", [("ce", False), ("margin", True), ("dlr", True)])
+def test_very_confident_models_stop_cross_entropy_and_not_margin_or_dlr(spec: str, finds: bool) -> None:
+    plain, threat = affine(classes=3), Threat(norm="Linf", eps=0.05)
+    w, b = (torch.from_numpy(part) for part in weights(plain))
+    sure = plain.with_model(type(plain.model)(3000 * w, 3000 * b))
+    x, y, _ = samples(plain, 200)
+    # Only images that stay beyond the reach of float32 in the whole ball, and those that can be broken from there.
+    top = plain(x).scores.topk(2).values
+    x, y = x[top[:, 0] - top[:, 1] > 0.2], y[top[:, 0] - top[:, 1] > 0.2]
+    exact = worst_margins(plain, x, y, threat).max(1) > 0
+    attack = resolve_attack(f"pgd:objective={spec},steps=20,restarts=2,step_size=1/10")
+    broken = run(attack, sure, x, y, threat).verdict.broken.numpy()
+    assert exact.any()
+    assert (broken == exact).all() if finds else not broken.any()
+
+
+@pytest.mark.parametrize("norm, eps", [("Linf", 0.05), ("L2", 0.3), ("L1", 0.8)])
+def test_dlr_does_not_feel_the_scale_of_the_logits(norm: str, eps: float) -> None:
+    plain, threat = affine(classes=4), Threat(norm=norm, eps=eps)
+    w, b = (torch.from_numpy(part) for part in weights(plain))
+    scaled = plain.with_model(type(plain.model)(1024 * w, 1024 * b))
+    x, y, draws = samples(plain, 20)
+    attack = resolve_attack("pgd:objective=dlr,steps=5,restarts=1")
+    one, other = (craft(attack, system, x, Goal(y=y), threat, draws) for system in (plain, scaled))
+    assert (along((one - other).flatten(1).abs().amax(1), one) < 1e-5).all()

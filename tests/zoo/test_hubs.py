@@ -1,0 +1,129 @@
+"""timm and torchvision, without a network."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from torchvision import models
+
+from robustbench_lite import zoo
+from robustbench_lite.errors import UserError
+
+MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+RGB = {"num_classes": 6, "input_shape": (3, 32, 32)}
+X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "options, trained", [("", False), (";random=true", True), (";pretrained=false", True), (";random=false", False)]
+)
+@pytest.mark.parametrize("hub", ["timm:test_resnet", "torchvision:shufflenet_v2_x0_5"])
+def test_a_model_without_weights_is_trained_unless_the_user_says_otherwise(hub, options, trained):
+    found = zoo.load(hub + options, **RGB)
+    assert (found.trained, found.num_classes, found.module(X).shape) == (trained, 6, (2, 6))
+    assert found.fresh().training
+
+
+def test_random_weights_are_the_same_in_every_run():
+    one, other = (zoo.load("timm:test_resnet;random=true", **RGB).module(X) for _ in range(2))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name, size", [("test_resnet", 32), ("test_vit", 160)])
+def test_normalisation_comes_from_timms_metadata_and_resizing_is_inside(name, size):
+    net = timm.create_model(name, num_classes=6).eval()
+    config = net.pretrained_cfg
+    found = zoo.load(f"timm:{name};resize={size};random=true", **RGB)
+    found.module.network.load_state_dict(net.state_dict())
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    x = X if size == 32 else F.interpolate(X, (size, size), mode="bilinear", antialias=True)
+    torch.testing.assert_close(found.module(X), net((x - mean) / std))
+
+
+def test_local_weights_of_timm_and_torchvision_load(tmp_path):
+    for spec, net in [
+        ("timm:test_resnet", timm.create_model("test_resnet", num_classes=6)),
+        ("torchvision:shufflenet_v2_x0_5", models.shufflenet_v2_x0_5(num_classes=6)),
+    ]:
+        save_file({key: tensor.clone() for key, tensor in net.state_dict().items()}, tmp_path / "net.safetensors")
+        found = zoo.load(f"{spec};weights={tmp_path / 'net.safetensors'}", **RGB)
+        own = found.module.mean.view(1, 3, 1, 1), found.module.std.view(1, 3, 1, 1)
+        assert found.trained
+        torch.testing.assert_close(found.module(X), net.eval()((X - own[0]) / own[1]))
+
+
+def test_torchvisions_normalisation_is_that_of_its_weights():
+    found = zoo.load("torchvision:shufflenet_v2_x0_5;random=true", **RGB)
+    torch.testing.assert_close(found.module.mean, MEAN)
+    torch.testing.assert_close(found.module.std, STD)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_inceptions_answer_with_one_tensor_in_training_too(name):
+    fresh = zoo.load(f"torchvision:{name};resize=75", **RGB).fresh()
+    assert isinstance(fresh(X), torch.Tensor)
+
+
+def test_grey_images_are_repeated_on_request_only():
+    grey = {"num_classes": 6, "input_shape": (1, 32, 32)}
+    with pytest.raises(UserError, match="takes 3 channels but the images are 1x32x32; add ;grey=repeat"):
+        zoo.load("timm:test_resnet;random=true", **grey)
+    found = zoo.load("timm:test_resnet;random=true;grey=repeat", **grey)
+    colour = zoo.load("timm:test_resnet;random=true", **RGB)
+    torch.testing.assert_close(found.module(X[:, :1]), colour.module(X[:, :1].expand(-1, 3, -1, -1)))
+
+
+def test_imagenet_heads_meet_imagenet_data_and_refuse_other_classes(monkeypatch):
+    made = {}
+
+    def offline(name, pretrained, **extra):
+        made.update(extra, pretrained=pretrained)
+        return models_made(name, **extra)
+
+    models_made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", offline)
+    found = zoo.load("timm:test_resnet;pretrained=true", num_classes=1000, input_shape=(3, 32, 32))
+    assert (made, found.num_classes, found.trained) == ({"pretrained": True}, 1000, True)
+    with pytest.raises(UserError, match="has 1000 classes but the data 2, cat and so on"):
+        zoo.load("timm:test_resnet;pretrained=true", num_classes=2, input_shape=(3, 32, 32), class_names=("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    "hub, module, name", [("timm:test_resnet", timm, "create_model"), ("torchvision:alexnet", models, "get_model")]
+)
+def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch, hub, module, name):
+    def offline(*args, **kwargs):
+        raise OSError("no network\nlong story")
+
+    monkeypatch.setattr(module, name, offline)
+    with pytest.raises(UserError, match=r"cannot fetch the pretrained weights \(no network\); .*;weights=FILE"):
+        zoo.load(f"{hub};pretrained=true", **RGB)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("timm:resnet188", "timm has no model 'resnet188'; did you mean timm:resnet1"),
+        ("torchvision:resnet19", "torchvision has no model 'resnet19'; did you mean torchvision:resnet1"),
+        ("timm:", "timm has no model ''"),
+        ("timm:zzzzqqqq", r"timm has no model 'zzzzqqqq'; it knows \d+, such as timm:resnet18"),
+        ("torchvision:fcn_resnet50", "torchvision has no model"),
+        ("timm:test_resnet;pretrain=true", "has no option 'pretrain'.*did you mean pretrained"),
+        ("timm:test_resnet;pretrained=maybe", "pretrained=maybe"),
+        ("timm:test_resnet;grey=average", "grey=average"),
+        ("timm:test_resnet;resize=0", "resize=0; accepted: 1 and more"),
+        ("timm:test_resnet;mean=(0.5)", "give mean and std together"),
+        ("timm:test_resnet;mean=(0.5,0.5);std=(1,1)", r"mean=\(0.5,0.5\) has 2 numbers but the images have 3 channels"),
+        ("timm:test_resnet;mean=(0.5);std=(0)", "std above 0"),
+        ("timm:test_resnet;num_classes=1", "num_classes=1; accepted: 2 and more"),
+        ("timm:test_resnet;num_classes=5;random=true", "labels reach 5 but .* has 5 classes"),
+        ("timm:test_resnet;random=true;weights=a.safetensors", "weights and random say different things"),
+        ("timm:test_resnet;pretrained=true;num_classes=6", "pretrained weights bring their own classes"),
+        ("timm:vit_tiny_patch16_224;random=true", "cannot take images 3x32x32: Input height"),
+        ("timm:test_resnet;weights=none.pt", "is a pickle and could run code"),
+    ],
+)
+def test_bad_names_and_options_are_refused(spec, message):
+    with pytest.raises(UserError, match=message):
+        zoo.load(spec, **RGB)
