@@ -46,7 +46,10 @@ def listing(
     ],
     format: Annotated[str, option("table|json", "Of the list.", default="table")] = "table",
 ) -> None:
-    """List the attacks, defenses, models or datasets that there are, those of installed plugins too."""
+    """List the attacks, defenses, models or datasets that there are.
+
+    Those of installed plugins too; one that cannot be loaded is shown with its error.
+    """
     chosen, form = kind_of(kind), one_of("format", format, ("table", "json"))
     from robustbench_lite.describe import describe_all
 

@@ -1,6 +1,7 @@
 """What is printed where: results on stdout; progress, notes and errors on stderr."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -92,13 +93,5 @@ def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
 
 def show_place(folder: Path, *, stderr: bool = False) -> None:
     """Where the files are, and how to look closer."""
-    quoted = shell_quoted(str(folder))
-    text = f"\nFiles are in {folder}; look closer with: rbl report {quoted} --details\n"
+    text = f"\nFiles are in {folder}; look closer with: rbl report {shlex.quote(str(folder))} --details\n"
     (sys.stderr if stderr else sys.stdout).write(text)
-
-
-def shell_quoted(text: str) -> str:
-    """As it must be typed into a shell."""
-    import shlex
-
-    return shlex.quote(text)

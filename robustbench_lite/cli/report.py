@@ -23,9 +23,9 @@ def report(
         bool, typer.Option("--details", help="Also a row an attack: intervals, success rates, queries, seconds.")
     ] = False,
 ) -> None:
-    """Print the tables of a run again, from the records in its folder alone; nothing is computed or changed.
+    """Print the tables of a run again, from the records in its folder alone.
 
-    Of a run that was stopped it shows the cells that are complete.
+    Nothing is computed or changed. Of a run that was stopped it shows the cells that are complete.
     """
     form = one_of("format", format, FORMATS)
     from robustbench_lite.results.compare import compare_rows

@@ -1,5 +1,6 @@
 """`rbl train`: train a model, defended or not, and write it as a checkpoint."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,9 +90,8 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     for name, value in _lines(card):
         table.add_row(Text(name, style="bold"), Text(value))
     show(table)
-    sys.stdout.write(
-        f"\nThe checkpoint is {out}; evaluate it with: rbl evaluate --model checkpoint:{out} --defense none\n"
-    )
+    name = shlex.quote(f"checkpoint:{out}")
+    sys.stdout.write(f"\nThe checkpoint is {out}; evaluate it with:\n  rbl evaluate --model {name} --defense none\n")
 
 
 def _lines(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

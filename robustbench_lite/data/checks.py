@@ -5,6 +5,10 @@ import numpy as np
 from robustbench_lite.errors import UserError
 
 
+#: what float arithmetic may leave outside [0, 1] and is cut off; more is another range
+DUST = 1e-6
+
+
 def check_labels(y: np.ndarray, count: int, what: str, classes: int | None = None) -> np.ndarray:
     """Labels as (n,) int64.
 
@@ -37,10 +41,11 @@ def check_pixels(x: np.ndarray, what: str) -> np.ndarray:
     low, high = float(x.min()), float(x.max())
     if low != low or high != high:
         raise UserError(f"{what}: the images contain NaN; accepted: uint8, or float in [0, 1]")
-    if low < 0 or high > 1:
+    if low < -DUST or high > 1 + DUST:
         hint = "; divide by 255 or store uint8" if 1 < high <= 255 and low >= 0 else ""
         raise UserError(f"{what}: the images range from {low:g} to {high:g}; accepted: uint8, or float in [0, 1]{hint}")
-    return x.astype(np.float32, copy=False)
+    x = x.astype(np.float32, copy=False)
+    return x if low >= 0 and high <= 1 else x.clip(0, 1)
 
 
 def class_count(classes: int | None, labels: np.ndarray, what: str) -> int:

@@ -132,7 +132,8 @@ def _target(path: Path) -> Path:
 def _measured(system: System, test: Dataset, threat: Threat) -> dict[str, Any]:
     """Clean and robust accuracy on the test images, and what that was: how many images, under what."""
     few = datasets.choose(test, str(MEASURED_ON) if len(test) > MEASURED_ON else "all", 0)
-    score = training.accuracy(system, resolve_attack(MEASURED_WITH), threat, test, few, seed=0)
+    with training.threads(training.threads_for(test, system.device)):
+        score = training.accuracy(system, resolve_attack(MEASURED_WITH), threat, test, few, seed=0)
     under = {"images": len(few), "threat": str(threat), "attack": MEASURED_WITH}
     return {"clean_accuracy": score.clean, "robust_accuracy": score.robust, "measured": under}
 

@@ -7,7 +7,7 @@ the undefended model; `accuracy` measures a model in training.
 from robustbench_lite.training.loop import Batch, Epoch, Fitted, Loss, Moment, Progress, Validate, fit, threads_for
 from robustbench_lite.training.measure import Score, accuracy, watching_attack
 from robustbench_lite.training.recipe import Recipe, default_recipe
-from robustbench_lite.training.seeds import derive, seeded
+from robustbench_lite.training.seeds import derive, seeded, threads
 from robustbench_lite.training.standard import standard_recipe, standard_training
 from robustbench_lite.training.start import file_digest, fresh_copy, start_from
 
@@ -35,6 +35,7 @@ __all__ = [
     "standard_recipe",
     "standard_training",
     "start_from",
+    "threads",
     "threads_for",
     "watching_attack",
 ]
