@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from robustbench_lite.defense import Defense as Defense
     from robustbench_lite.errors import UserError as UserError
     from robustbench_lite.run.evaluate import evaluate as evaluate
+    from robustbench_lite.run.train import train as train
     from robustbench_lite.system import System as System
     from robustbench_lite.testing import check_attack as check_attack
     from robustbench_lite.testing import check_defense as check_defense
     from robustbench_lite.threat import Threat as Threat
-    from robustbench_lite.training import train as train
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOME = {
     "check_defense": "testing",
     "craft": "attack",
     "evaluate": "run.evaluate",
-    "train": "training",
+    "train": "run.train",
 }
 __all__ = ["__version__", *_HOME]
 

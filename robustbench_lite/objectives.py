@@ -39,10 +39,10 @@ class Goal(Rows):
     def reached(self, outputs: Outputs) -> Tensor:
         """Whether the answer is broken and accepted, (n,) bool. NaN scores at a valid point count as broken."""
         answer = outputs.prediction()
+        wrong = (answer != self.y) | outputs.scores.isnan().any(1)
         if self.success == "targeted":
+            assert self.target is not None
             wrong = answer == self.target
-        else:
-            wrong = (answer != self.y) | outputs.scores.isnan().any(1)
         return wrong & outputs.accepted()
 
     def margin(self, outputs: Outputs) -> Tensor:

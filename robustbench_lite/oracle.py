@@ -53,7 +53,7 @@ class Answer(Rows):
     labels: Tensor | None = None
     adversarial: Tensor
 
-    def __getitem__(self, index: Tensor) -> "Answer":
+    def __getitem__(self, index: Tensor | slice) -> "Answer":
         raise TypeError("an answer belongs to its query; slice what you keep of it")
 
 
@@ -205,7 +205,9 @@ class Oracle:
             start = reduce(start, number, said)
         return start
 
-    def _average(self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool) -> tuple[Outputs, Tensor, Tensor | None]:
+    def _average(
+        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool
+    ) -> tuple[Outputs, Tensor, Tensor | None]:
         count = self._eot.draws if self._eot else 1
         outputs, values, found = self._ask(x, objectives, with_grads, 0)
         for number in range(1, count):

@@ -1,9 +1,7 @@
 """Things with a sample axis that are sliced and joined together: goals, random streams, attack states, outputs."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -40,13 +38,8 @@ class Rows:
         return total
 
     def _sliceable(self) -> dict[str, Any]:
-        own = ((name, getattr(self, name)) for name in _field_names(type(self)))
+        own = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         return {name: value for name, value in own if isinstance(value, (Tensor, Rows))}
-
-
-@lru_cache(maxsize=256)
-def _field_names(kind: type[Rows]) -> tuple[str, ...]:
-    return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def concat(parts: Sequence[R]) -> R:

@@ -2,7 +2,7 @@
 
 pgd:steps=40,restarts=5                          NAME[:KEY=VALUE[,KEY=VALUE...]]
 adversarial-training:attack=(pgd:steps=7)        a value with , or : stands in parentheses
-feature-squeezing+adversarial-training           + chains defenses, left to right
+adversarial-training+feature-squeezing           + chains defenses, left to right
 timm:resnet18;pretrained=true                    sources: the rest of the word is the name, options follow ;
 """
 
@@ -12,7 +12,6 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from robustbench_lite.errors import UserError, nearest
@@ -170,7 +169,6 @@ def coerce(kind: Any, text: str, what: str, resolve: Resolve | None = None) -> A
     return resolve(kind, text)
 
 
-@lru_cache(maxsize=256)
 def option_types(cls: type) -> dict[str, Any]:
     """The options of a plugin class and their types, in the order of declaration."""
     hints = typing.get_type_hints(cls)

@@ -190,7 +190,7 @@ def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int,
     return cast(Tensor, _Straight.apply(hard, part.surrogate(x)))
 
 
-def _hash_module(module: nn.Module, state: "hashlib._Hash") -> None:
+def _hash_module(module: nn.Module, state: hashlib.blake2b) -> None:
     state.update(repr(module).encode())
     for kind in sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__):
         state.update(_source_of(kind))

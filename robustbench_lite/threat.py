@@ -139,6 +139,8 @@ def _check_eps(norm: str, eps: float | None) -> None:
     if not 0 <= eps < float("inf"):
         raise UserError(f"threat {norm}: eps={eps} is out of range; accepted: 0 and more")
     if norm == "Linf" and eps > 1:
-        raise UserError(f"Linf:{eps:g} is larger than 1, the range of an image; for {eps:g} of 255 levels write Linf:{eps:g}/255")
+        raise UserError(
+            f"Linf:{eps:g} is larger than 1, the range of an image; for {eps:g} of 255 levels write Linf:{eps:g}/255"
+        )
     if norm == "L0" and eps != int(eps):
         raise UserError(f"L0:{eps:g} is not a whole number of changed values")

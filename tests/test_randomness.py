@@ -63,9 +63,7 @@ def test_a_longer_draw_begins_like_a_shorter_one() -> None:
     assert torch.equal(STREAMS.words(64, "noise")[:, :10], STREAMS.words(10, "noise"))
 
 
-@pytest.mark.parametrize(
-    "kind, law", [("uniform", stats.uniform()), ("normal", stats.norm())]
-)
+@pytest.mark.parametrize("kind, law", [("uniform", stats.uniform()), ("normal", stats.norm())])
 def test_the_law_is_the_named_one(kind: str, law) -> None:
     drawn = getattr(STREAMS, kind)((4000,), "law").flatten().double().numpy()
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-4

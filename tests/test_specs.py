@@ -38,7 +38,9 @@ def test_specs_are_read_as_written(text: str, name: str, options: dict[str, str]
     assert parse(text) == Spec(name, options)
 
 
-@pytest.mark.parametrize("text", ["", ":", ":a=1", "pgd:", "pgd:a", "pgd:=1", "pgd:a=1,a=2", "pgd:a=(1", "pgd:a=1)", "a,b"])
+@pytest.mark.parametrize(
+    "text", ["", ":", ":a=1", "pgd:", "pgd:a", "pgd:=1", "pgd:a=1,a=2", "pgd:a=(1", "pgd:a=1)", "a,b"]
+)
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     if text == "pgd:":
         assert parse(text) == Spec("pgd")
@@ -60,7 +62,9 @@ def test_chains_are_split_outside_parentheses() -> None:
 
 WORDS = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=8)
 VALUES = st.recursive(
-    WORDS, lambda inner: st.builds(lambda a, b: f"{a}:{b}=({a},{b})", WORDS, inner.filter(lambda v: "(" not in v)), max_leaves=3
+    WORDS,
+    lambda inner: st.builds(lambda a, b: f"{a}:{b}=({a},{b})", WORDS, inner.filter(lambda v: "(" not in v)),
+    max_leaves=3,
 )
 
 
@@ -117,7 +121,10 @@ def test_options_are_coerced_by_their_types() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"n_steps": "3"}, "thing has no option 'n_steps'; it has steps, eps, sign, kind, size, text; did you mean steps?"),
+        (
+            {"n_steps": "3"},
+            "thing has no option 'n_steps'; it has steps, eps, sign, kind, size, text; did you mean steps?",
+        ),
         ({"steps": "many"}, "thing: steps=many is not a whole number"),
         ({"kind": "cd"}, "thing: kind=cd; accepted: ce, dlr; did you mean ce?"),
         ({"sign": "maybe"}, "thing: sign=maybe; accepted: true, false"),

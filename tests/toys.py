@@ -11,10 +11,10 @@ from robustbench_lite.attack import Attack, Cost, Goal, Needs, State
 from robustbench_lite.objectives import cross_entropy
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import concat
 from robustbench_lite.run.engine import Outcome, Search, search
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.run.verdict import look
-from robustbench_lite.rows import concat
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 

@@ -4,7 +4,6 @@ import numpy as np
 
 from robustbench_lite.errors import UserError
 
-
 #: what float arithmetic may leave outside [0, 1] and is cut off; more is another range
 DUST = 1e-6
 

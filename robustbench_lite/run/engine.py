@@ -108,7 +108,9 @@ class _Bests:
             self.rank = torch.cat((self.rank, self.rank.new_zeros(more)))
             self.filled = torch.cat((self.filled, self.filled.new_zeros(more)))
             if self.rows is not None:
-                self.rows = concat([self.rows, self.rows[torch.zeros(more, dtype=torch.int64, device=self.rows.adv.device)]])
+                self.rows = concat(
+                    [self.rows, self.rows[torch.zeros(more, dtype=torch.int64, device=self.rows.adv.device)]]
+                )
         slot = self.free.pop()
         self.filled[slot] = False
         return slot
@@ -406,4 +408,3 @@ def targets_of(job: Search, sample: Tensor, y: Tensor, draws: Draws, clean: Clea
         return torch.where(column == y, -1, column)
     uniform = draws.in_lane(0).uniform((), "target").view(-1)
     return choose_targets(rule, clean.scores[sample], y, uniform, draws.lane)
-

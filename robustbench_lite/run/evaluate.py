@@ -17,13 +17,14 @@ from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results.metrics import summarise
-from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.devices import find_device
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.subject import Subject, prepare
+from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
@@ -89,7 +90,7 @@ def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], i
     """How many samples each cell was to have."""
     names = ["dataset", "model", "defense", "threat", "attack"]
     keys = timings[names].itertuples(index=False, name=None)
-    return dict(zip(keys, timings["expected"].astype(int), strict=True))  # type: ignore[arg-type]  # rows of five texts
+    return dict(zip(keys, timings["expected"].astype(int), strict=True))
 
 
 def evaluate(
@@ -123,7 +124,11 @@ def evaluate(
         UserError: something in what was given; the message says what, and what is accepted.
     """
     plan = _planned(plan or Plan(), model, x, attacks, threat, defense, dataset, options)
-    given = {str(attack): attack for attack in attacks or () if isinstance(attack, Attack)} if not isinstance(attacks, str) else {}
+    given = (
+        {str(attack): attack for attack in attacks or () if isinstance(attack, Attack)}
+        if not isinstance(attacks, str)
+        else {}
+    )
     data = None if x is None else _tensors(x, y, plan)
     return run(plan, model=model, data=data, attacks=given, targets=targets, out=out, reporter=reporter, fresh=fresh)
 
@@ -147,7 +152,7 @@ def run(
     chosen = {text: (attacks or {}).get(text) or resolve_attack(text) for text in plan.attacks}
     for text in plan.defenses:
         resolve_defense(text)
-    device = _device(plan.device)
+    device = find_device(plan.device)
     root = None if plan.data_root is None else Path(plan.data_root)
     if data is None:
         data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
@@ -156,7 +161,10 @@ def run(
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
     output.begin(data, indices, device)
-    with steady_threads(threads_for(data, device)), borrowed(None if isinstance(model, str) else model, data, device) as given:
+    with (
+        steady_threads(threads_for(data, device)),
+        borrowed(None if isinstance(model, str) else model, data, device) as given,
+    ):
         builder = Builder(
             plan=plan,
             data=data,
@@ -293,7 +301,9 @@ class _Collected:
         self.output.end(result)
         return result
 
-    def _diagnosed(self, records: pd.DataFrame, timings: pd.DataFrame) -> dict[tuple[str, str, str, str], list[checks.Diagnostic]]:
+    def _diagnosed(
+        self, records: pd.DataFrame, timings: pd.DataFrame
+    ) -> dict[tuple[str, str, str, str], list[checks.Diagnostic]]:
         """What records alone tell, overruled by the probes where these looked closer."""
         if not len(records):
             return {}
@@ -320,9 +330,7 @@ def _keep(plan: Plan, count: int) -> frozenset[int]:
     return frozenset(range(count if plan.examples == "all" else min(int(plan.examples), count)))
 
 
-def _check(
-    attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None
-) -> None:
+def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
     for attack in attacks.values():
         for threat in threats.values():
             attack.check(threat, data.num_classes)
@@ -339,22 +347,6 @@ def _check_column(targets: Tensor | None, data: Dataset) -> None:
             f"targets: {len(targets)} from {int(targets.min())} to {int(targets.max())};"
             f" accepted: {len(data.labels)} classes from 0 to {data.num_classes - 1}"
         )
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: it is a GPU that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}, but torch finds no GPU here; accepted: auto, cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}, but there are only {torch.cuda.device_count()} GPUs; accepted: auto, cpu, cuda:0, …")
-    return device
 
 
 def _planned(

@@ -30,7 +30,7 @@ def fast_copy(system: System, x: Tensor) -> System:
             candidate = system.with_model(attempt())
             if _agree(expected, _margins(candidate, x, expected[0])):
                 return candidate
-        except Exception:  # noqa: S112  # a model that cannot be traced or copied is searched as it is
+        except Exception:  # a model that cannot be traced or copied is searched as it is
             continue
     return system
 
@@ -70,7 +70,7 @@ def _margins(system: System, x: Tensor, labels: Tensor | None) -> tuple[Tensor, 
 class _ChannelsLast(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.model = model.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))

@@ -39,7 +39,10 @@ class Output:
         self._before: dict[str, dict[str, Any]] = {}
         self._environment: dict[str, Any] = {}
         if folder is not None and not fresh:
-            self._before = {row["key"]: row for row in _read_timings(folder).to_dict("records")}
+            self._before = {
+                str(row["key"]): {str(name): value for name, value in row.items()}
+                for row in _read_timings(folder).to_dict("records")
+            }
 
     def begin(self, data: Dataset, indices: np.ndarray, device: torch.device) -> None:
         """Write what is known before the run: the plan, the environment, the slice."""
@@ -132,7 +135,9 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         rows = store.rows(row["key"])
         names = {name: row[name] for name in NAMES if name in row}
         frames.append(rows[rows["index"].isin(chosen)].assign(**names))
-    records = pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if any(map(len, frames)) else frames[0]
+    records = (
+        pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if any(map(len, frames)) else frames[0]
+    )
     try:
         diagnostics = pd.read_csv(folder / "diagnostics.csv", keep_default_na=False, na_values={"value": [""]})
     except (OSError, ValueError):
@@ -197,7 +202,12 @@ def _picture(result: Any, path: Path) -> None:
     rows = []
     for (model, defense, threat, attack), kept in result.examples.items():
         own = result.records
-        own = own[(own["model"] == model) & (own["defense"] == defense) & (own["threat"] == threat) & (own["attack"] == attack)]
+        own = own[
+            (own["model"] == model)
+            & (own["defense"] == defense)
+            & (own["threat"] == threat)
+            & (own["attack"] == attack)
+        ]
         own = own[own["index"].isin(kept) & (own["reason"] == "") & own["index"].isin(result.clean_images)]
         best = own.sort_values(["broken", "index"], ascending=[False, True], kind="stable").head(1)
         rows += [(f"{attack}\n{defense}", row, kept[row["index"]]) for row in best.to_dict("records")]
@@ -215,5 +225,3 @@ def _picture(result: Any, path: Path) -> None:
         rows=[text for text, _, _ in rows],
         title=f"{result.records['dataset'].iloc[0]}, {', '.join(result.plan.models)}, {', '.join(result.plan.threats)}",
     )
-
-

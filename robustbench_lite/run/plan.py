@@ -67,12 +67,16 @@ class Plan:
         if self.examples != "all" and not self.examples.isdigit():
             raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
         if not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
-            raise UserError(f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0")
+            raise UserError(
+                f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0"
+            )
 
     def to_toml(self) -> str:
         """The plan as TOML; `Plan.from_toml` reads it back to an equal plan."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return tomli_w.dumps({name: value for name, value in values.items() if value is not None}, multiline_strings=False)
+        return tomli_w.dumps(
+            {name: value for name, value in values.items() if value is not None}, multiline_strings=False
+        )
 
     @classmethod
     def from_toml(cls, text: str, source: str = "the plan") -> "Plan":

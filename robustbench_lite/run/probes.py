@@ -61,7 +61,9 @@ def _zero_gradients(subject: Subject, chosen: torch.Tensor, threat: Threat) -> D
         x, y, draws = subject.load(chosen[begin:end])
         index = subject.shapes.padding(end - begin, x.device)
         x, y, draws = x[index], y[index], draws[index]
-        oracle = Oracle(subject.fast, Needs.GRADIENTS, x, Goal(y=y), threat, draws, adaptive=subject.adaptive, watch=False)
+        oracle = Oracle(
+            subject.fast, Needs.GRADIENTS, x, Goal(y=y), threat, draws, adaptive=subject.adaptive, watch=False
+        )
         grads = oracle.query(x, cross_entropy, probe=True).grads
         assert grads is not None
         zero += int((grads[0, : end - begin] == 0).flatten(1).all(1).sum())
@@ -94,7 +96,11 @@ def _compared(
     part = frame[frame["index"].isin(subject.indices[chosen.numpy()])]
     found = []
     for one, probe, kind in ((noise, NOISE, "noise"), (one_step, ONE_STEP, "one-step")):
-        if one.status == "unchecked" and f"no {kind} attack" in one.detail and threat.norm in resolve_attack(probe).norms:
+        if (
+            one.status == "unchecked"
+            and f"no {kind} attack" in one.detail
+            and threat.norm in resolve_attack(probe).norms
+        ):
             rows = _rows(subject, chosen, probe, threat).assign(threat=threat_text)
             both = pd.concat([part, rows], ignore_index=True)
             one = (

@@ -57,7 +57,9 @@ class Subject:
         return load(self.data, self.indices, positions, self.seed, self.device)
 
 
-def load(data: Dataset, indices: np.ndarray, positions: Tensor, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Draws]:
+def load(
+    data: Dataset, indices: np.ndarray, positions: Tensor, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor, Draws]:
     """The samples at these positions of the slice."""
     chosen = indices[positions.numpy()]
     x, y = data.batch(chosen), data.labels_at(chosen)
@@ -133,7 +135,9 @@ def _check_scores(system: System, x: Tensor, y: Tensor) -> None:
         scores = system(x, Draws.for_images(0, x, y), 0).scores
     if scores.shape != (len(x), system.num_classes):
         given, wanted = tuple(scores.shape), (len(x), system.num_classes)
-        raise UserError(f"{system.name} answers {len(x)} images with shape {given}; accepted: {wanted}, one row of logits an image")
+        raise UserError(
+            f"{system.name} answers {len(x)} images with shape {given}; accepted: {wanted}, one row of logits an image"
+        )
 
 
 def _slices(

@@ -50,9 +50,7 @@ class Verdict(Rows):
 
 
 @torch.no_grad()
-def judge(
-    system: System, x: Tensor, goal: Goal, threat: Threat, adv: Tensor, draws: Draws, shapes: Shapes
-) -> Verdict:
+def judge(system: System, x: Tensor, goal: Goal, threat: Threat, adv: Tensor, draws: Draws, shapes: Shapes) -> Verdict:
     """Judge the examples adv (n, c, h, w) of the clean images x.
 
     Returns:

@@ -120,40 +120,66 @@ def test_equal_steps_of_two_and_a_half_eps_in_all_stop_short_of_it() -> None:
     assert missed.max() > 0.01
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10])
-@pytest.mark.parametrize("norm, eps", [("Linf", 0.03), ("L2", 0.12), ("L2", 0.3), ("L1", 0.3), ("L1", 0.8)])
-@pytest.mark.parametrize("spec", ["pgd:objective=margin,steps=20", "targeted:target=all,steps=2"])
-def test_robust_accuracy_is_the_exact_one(spec: str, norm: str, eps: float, classes: int) -> None:
+SMALL = [("Linf", 0.03), ("L2", 0.12), ("L1", 0.1), ("L1", 0.3)]
+
+
+@pytest.mark.parametrize(
+    "spec, classes",
+    [
+        ("fgsm", 2),
+        ("pgd:steps=20", 2),
+        ("pgd:steps=20,objective=margin", 2),
+        ("targeted:target=all,steps=2", 2),
+        ("targeted:target=all,steps=2", 3),
+        ("targeted:target=all,steps=2", 10),
+    ],
+)
+@pytest.mark.parametrize("norm, eps", SMALL)
+def test_robust_accuracy_is_the_exact_one(spec: str, classes: int, norm: str, eps: float) -> None:
     system, threat = affine(classes=classes), Threat(norm=norm, eps=eps)
-    x, y, _ = samples(system, 150)
+    x, y, _ = samples(system, 120)
     robust = worst_margins(system, x, y, threat).max(1) < 0
     outcome = run(resolve_attack(spec), system, x, y, threat)
     assert 0.05 < robust.mean() < 0.95
     assert (~outcome.verdict.broken).tolist() == robust.tolist()
 
 
-@pytest.mark.parametrize("spec, finds", [("ce", False), ("margin", True), ("dlr", True)])
-def test_very_confident_models_stop_cross_entropy_and_not_margin_or_dlr(spec: str, finds: bool) -> None:
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("norm, eps", SMALL)
+def test_the_margin_misses_at_most_a_sample_in_a_hundred_of_many_classes(norm: str, eps: float, classes: int) -> None:
+    # The largest of several slopes has a top for each class; from near one, the slope does not show the others.
+    system, threat = affine(classes=classes), Threat(norm=norm, eps=eps)
+    x, y, _ = samples(system, 200)
+    breakable = worst_margins(system, x, y, threat).max(1) > 0
+    broken = run(resolve_attack("pgd:steps=20,objective=margin"), system, x, y, threat).verdict.broken.numpy()
+    assert not (broken & ~breakable).any()
+    assert (breakable & ~broken).sum() <= 2
+
+
+@pytest.mark.parametrize("objective, finds", [("ce", False), ("margin", True), ("dlr", True)])
+def test_very_confident_models_stop_cross_entropy_and_not_margin_or_dlr(objective: str, finds: bool) -> None:
     plain, threat = affine(classes=3), Threat(norm="Linf", eps=0.05)
-    w, b = (torch.from_numpy(part) for part in weights(plain))
-    sure = plain.with_model(type(plain.model)(3000 * w, 3000 * b))
+    sure = scaled(plain, 1000)
     x, y, _ = samples(plain, 200)
-    # Only images that stay beyond the reach of float32 in the whole ball, and those that can be broken from there.
-    top = plain(x).scores.topk(2).values
-    x, y = x[top[:, 0] - top[:, 1] > 0.2], y[top[:, 0] - top[:, 1] > 0.2]
-    exact = worst_margins(plain, x, y, threat).max(1) > 0
-    attack = resolve_attack(f"pgd:objective={spec},steps=20,restarts=2,step_size=1/10")
+    best, second = plain(x).scores.topk(2).values.T
+    x, y = x[best - second > 0.2], y[best - second > 0.2]  # 200 logits apart: float32 has no gradient left at 104
+    breakable = worst_margins(plain, x, y, threat).max(1) > 0
+    attack = resolve_attack(f"pgd:objective={objective},steps=20,random_start=false")
     broken = run(attack, sure, x, y, threat).verdict.broken.numpy()
-    assert exact.any()
-    assert (broken == exact).all() if finds else not broken.any()
+    assert breakable.any()
+    assert (broken == breakable).all() if finds else not broken.any()
+
+
+def scaled(system: System, factor: float) -> System:
+    """The same affine system with its logits multiplied."""
+    w, b = (torch.from_numpy(part) for part in weights(system))
+    return system.with_model(type(system.model)(factor * w, factor * b))
 
 
 @pytest.mark.parametrize("norm, eps", [("Linf", 0.05), ("L2", 0.3), ("L1", 0.8)])
 def test_dlr_does_not_feel_the_scale_of_the_logits(norm: str, eps: float) -> None:
     plain, threat = affine(classes=4), Threat(norm=norm, eps=eps)
-    w, b = (torch.from_numpy(part) for part in weights(plain))
-    scaled = plain.with_model(type(plain.model)(1024 * w, 1024 * b))
     x, y, draws = samples(plain, 20)
     attack = resolve_attack("pgd:objective=dlr,steps=5,restarts=1")
-    one, other = (craft(attack, system, x, Goal(y=y), threat, draws) for system in (plain, scaled))
+    one, other = (craft(attack, system, x, Goal(y=y), threat, draws) for system in (plain, scaled(plain, 1024)))
     assert (along((one - other).flatten(1).abs().amax(1), one) < 1e-5).all()

@@ -63,7 +63,9 @@ def robust() -> nn.Module:
     """An adversarially trained ResNet-20, where one was made (see docs/benchmarks.md)."""
     path = os.environ.get("RBL_BENCH_ROBUST", "")
     if not path:
-        pytest.skip("name an adversarially trained ResNet-20 in RBL_BENCH_ROBUST (docs/benchmarks.md says how to make one)")
+        pytest.skip(
+            "name an adversarially trained ResNet-20 in RBL_BENCH_ROBUST (docs/benchmarks.md says how to make one)"
+        )
     return zoo.load_checkpoint(Path(path)).module
 
 
@@ -99,7 +101,10 @@ class Ratio:
         ratio = statistics.median(own) / (steps * statistics.median(bare))
         spread = [mine / (steps * theirs) for mine, theirs in zip(own, bare, strict=True)]
         self.benchmark.extra_info.update(
-            ratio=round(ratio, 4), low=round(min(spread), 4), high=round(max(spread), 4), unit_seconds=statistics.median(bare)
+            ratio=round(ratio, 4),
+            low=round(min(spread), 4),
+            high=round(max(spread), 4),
+            unit_seconds=statistics.median(bare),
         )
         return ratio
 

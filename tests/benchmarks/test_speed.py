@@ -37,12 +37,16 @@ def test_full_pgd_40(ratio: Ratio, undefended: nn.Module, images: tuple[Tensor, 
 def test_pgd_40_on_an_undefended_model(
     ratio: Ratio, undefended: nn.Module, images: tuple[Tensor, Tensor], diagnostics: bool
 ) -> None:
-    found = ratio(lambda: evaluate(undefended, images, PGD, diagnostics=diagnostics), lambda: unit(undefended, *images), 40)
+    found = ratio(
+        lambda: evaluate(undefended, images, PGD, diagnostics=diagnostics), lambda: unit(undefended, *images), 40
+    )
     ratio.benchmark.extra_info["robust_accuracy"] = robust_accuracy(ratio.result)
     assert found <= (0.10 if diagnostics else 0.07)
 
 
-def test_pgd_40_on_an_adversarially_trained_model(ratio: Ratio, robust: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+def test_pgd_40_on_an_adversarially_trained_model(
+    ratio: Ratio, robust: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
     found = ratio(lambda: evaluate(robust, images, PGD, diagnostics=False), lambda: unit(robust, *images), 40)
     accuracy = robust_accuracy(ratio.result)
     ratio.benchmark.extra_info["robust_accuracy"] = accuracy
@@ -58,6 +62,8 @@ def test_fgsm_with_its_verdict(ratio: Ratio, undefended: nn.Module, images: tupl
 def test_engine_overhead_on_digits(ratio: Ratio, digits: Any) -> None:
     """A network so small that bookkeeping shows; no bar, a figure to watch."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)).requires_grad_(False)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)).requires_grad_(
+        False
+    )
     x, y = digits.batch(range(len(digits))), digits.labels_at(range(len(digits)))
     ratio(lambda: evaluate(net, (x, y), PGD, early_exit=False, diagnostics=False), lambda: unit(net, x, y), 40)

@@ -23,7 +23,9 @@ def seconds(command: list[str], times: int) -> list[float]:
 
 
 def test_help(benchmark: Any) -> None:
-    benchmark.pedantic(lambda: subprocess.run([str(RBL), "--help"], check=True, capture_output=True), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(
+        lambda: subprocess.run([str(RBL), "--help"], check=True, capture_output=True), rounds=5, warmup_rounds=1
+    )
     assert min(benchmark.stats.stats.data) < 0.4
 
 

@@ -42,7 +42,9 @@ def run(folder: Path) -> None:
     system = two_layers()
     x, y, _ = samples(system, 160)
     attacks = [Slow(restarts=2), Slow(restarts=1, steps=6)]
-    evaluate(system, x, y, attacks=attacks, threat=["Linf:0.02", "Linf:0.01"], out=folder, diagnostics=False, batch_size=32)
+    evaluate(
+        system, x, y, attacks=attacks, threat=["Linf:0.02", "Linf:0.01"], out=folder, diagnostics=False, batch_size=32
+    )
 
 
 def child(folder: Path) -> int:

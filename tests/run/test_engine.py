@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from toys import Climb, Scripted, affine, run, samples, two_layers
 
-from robustbench_lite.attack import Goal, Needs, State
+from robustbench_lite.attack import Needs, State
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.run.engine import Outcome
 from robustbench_lite.run.shapes import Shapes
-from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 FIELDS = ("adv", "forwards", "backwards", "lane", "break_forward", "target")
@@ -210,5 +209,3 @@ def test_targets_of_a_targeted_threat_decide_success() -> None:
     assert torch.equal(found.verdict.broken, found.verdict.prediction == found.target)
     assert (found.target != y).all()
     assert found.verdict.broken.any()
-
-

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import Climb, affine, samples, two_layers
 from torch import Tensor, nn
+from toys import Climb, affine, samples, two_layers
 
 import robustbench_lite as rbl
 from robustbench_lite.attack import State
@@ -74,7 +74,12 @@ def test_robust_accuracy_is_the_analytic_one_on_an_affine_model() -> None:
             margins.append(margin.masked_fill(y == k, -torch.inf))
         exact = float((torch.stack(margins).amax(0) < 0).double().mean())
         found = rbl.evaluate(
-            system, x, y, attacks=["targeted:target=all,steps=20", "pgd:objective=margin,steps=40"], threat=f"Linf:{eps}", **QUIET
+            system,
+            x,
+            y,
+            attacks=["targeted:target=all,steps=20", "pgd:objective=margin,steps=40"],
+            threat=f"Linf:{eps}",
+            **QUIET,
         )
         worst = found.table[found.table["attack"] == "worst-case"].iloc[0]
         assert worst["robust_acc"] == pytest.approx(exact)
@@ -156,7 +161,9 @@ def test_first_50_reuses_what_first_100_computed(tmp_path: Path) -> None:
 def test_another_batch_size_moves_at_most_one_sample_in_a_hundred() -> None:
     model, x, y = module_and_images(200)
     fates = [
-        rbl.evaluate(model, x, y, attacks=[Climb(restarts=1)], threat="Linf:0.02", batch_size=size, **QUIET).records["broken"]
+        rbl.evaluate(model, x, y, attacks=[Climb(restarts=1)], threat="Linf:0.02", batch_size=size, **QUIET).records[
+            "broken"
+        ]
         for size in (64, 7)
     ]
     assert int((fates[0] != fates[1]).sum()) <= 2
@@ -210,7 +217,9 @@ class Answers(nn.Module):
 )
 def test_a_model_that_is_no_classifier_is_refused(answer: Any) -> None:
     with pytest.raises(UserError, match="Answers"):
-        rbl.evaluate(Answers(answer), torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), attacks="fgsm", threat="Linf:0.1")
+        rbl.evaluate(
+            Answers(answer), torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), attacks="fgsm", threat="Linf:0.1"
+        )
 
 
 def test_probabilities_are_flagged() -> None:
@@ -272,7 +281,9 @@ def test_every_example_can_be_kept(tmp_path: Path) -> None:
 
 def test_bfloat16_finds_are_confirmed_in_float32() -> None:
     model, x, y = module_and_images(80)
-    fast = rbl.evaluate(model, x, y, attacks=[Climb(restarts=1)], threat="Linf:0.02", precision="bfloat16", examples="all", **QUIET)
+    fast = rbl.evaluate(
+        model, x, y, attacks=[Climb(restarts=1)], threat="Linf:0.02", precision="bfloat16", examples="all", **QUIET
+    )
     full = rbl.evaluate(model, x, y, attacks=[Climb(restarts=1)], threat="Linf:0.02", **QUIET)
     assert fast.table.iloc[0]["robust_acc"] <= full.table.iloc[0]["robust_acc"]
     (kept,) = fast.examples.values()

@@ -24,7 +24,9 @@ def drive(folder: Path, seed: int, kills: int) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "records").rglob("*.parquet"))}
+    found = {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "records").rglob("*.parquet"))
+    }
     summary = pd.read_csv(folder / "summary.csv").drop(columns=["seconds", "setup_seconds"])
     return {**found, "summary": summary.to_csv().encode()}
 
@@ -40,5 +42,3 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         assert contents(folder) == expected
         assert not list(folder.rglob("*.tmp"))
     assert killed >= 20, f"only {killed} of the runs were killed in the middle"
-
-

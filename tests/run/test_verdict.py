@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from toys import affine, samples, two_layers
 from torch import Tensor, nn
+from toys import affine, samples, two_layers
 
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.shapes import Shapes
-from robustbench_lite.run.verdict import REASONS, RANDOM_DRAWS, eight_bits, judge
+from robustbench_lite.run.verdict import RANDOM_DRAWS, REASONS, eight_bits, judge
 from robustbench_lite.system import Detector, System
 from robustbench_lite.threat import Threat
 
@@ -79,7 +79,9 @@ def test_norms_are_measured_in_double_precision() -> None:
     adv = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
     delta = (adv.double() - x.double()).flatten(1)
     found = verdict(system, x, y, adv).norms
-    expected = torch.stack([delta.abs().amax(1), delta.norm(dim=1), delta.abs().sum(1), (delta != 0).sum(1).double()], 1)
+    expected = torch.stack(
+        [delta.abs().amax(1), delta.norm(dim=1), delta.abs().sum(1), (delta != 0).sum(1).double()], 1
+    )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
