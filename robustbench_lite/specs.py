@@ -110,7 +110,7 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
         UserError: an option that it does not have, or a value that does not fit.
     """
     name = name or str(getattr(cls, "name", cls.__name__))
-    types_of = option_types(cls)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
+    types_of = option_types(cls)
     kinds, fields = {}, {}
     for field_name, kind in types_of.items():
         kinds[field_name.rstrip("_")], fields[field_name.rstrip("_")] = kind, field_name

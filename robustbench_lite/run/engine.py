@@ -16,9 +16,9 @@ from robustbench_lite.attack import Attack, State
 from robustbench_lite.objectives import Goal, choose_targets
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows, concat, overwrite
+from robustbench_lite.rows import Rows, along, concat, overwrite
 from robustbench_lite.run.shapes import Shapes
-from robustbench_lite.run.verdict import Clean, Verdict, judge, judge_rounded_first
+from robustbench_lite.run.verdict import Clean, Verdict, judge, rounded
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -70,13 +70,21 @@ class Outcome(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class _Flight(Rows):
-    """Rows on their way: where they stand, what they cost, whose they are; `over` rows have nothing left to try."""
+    """Rows on their way: where they stand, what they cost, whose they are.
+
+    Args:
+        over: (n,) bool, nothing is left to try. due: (n,) bool, a point wants judgement.
+        plain: (n,) bool, its rounded form was denied, so the point itself comes next.
+        answered: (n,) bool, the last point was judged.
+    """
 
     state: State
     ledger: Ledger
     sample: Tensor
     over: Tensor
     due: Tensor
+    plain: Tensor
+    answered: Tensor
 
 
 @dataclass
@@ -211,7 +219,10 @@ class _Engine:
         oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
         state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
         state, ledger = state[: len(rows)], oracle.ledger[: len(rows)]
-        return _Flight(state=state, ledger=ledger, sample=sample, over=state.done, due=state.done)
+        no = torch.zeros_like(state.done)
+        return _Flight(
+            state=state, ledger=ledger, sample=sample, over=state.done, due=state.done, plain=no, answered=no
+        )
 
     def _open_lanes(self, sample: int) -> range:
         """The lanes of this sample that start now."""
@@ -290,15 +301,12 @@ class _Engine:
     # -- judgement ---------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Ask the verdict about every parked row: its pending point, and its last one where the row is over."""
-        flight = self._due_now()
-        found = flight.ledger.found
-        self._ask(flight[found.nonzero().squeeze(1)], pending=True)
-        # A confirmed break makes the last point of a finished row superfluous, but for the smallest norm.
-        broken = self._broken(flight)
-        last = flight.over & ~broken if self.job.threat.eps is not None else flight.over
-        self._ask(flight[last.nonzero().squeeze(1)], pending=False)
-        self._settle(replace(flight, ledger=flight.ledger.forget(found)))
+        """Put one question about every parked row to the verdict, and let the rows go that need no other."""
+        flight = self._ask(self._due_now())
+        if self.side_by_side > 1:  # no lane of a sample flies on while another waits for an answer
+            while len(rows := self._waits(flight).nonzero().squeeze(1)):
+                overwrite(flight, rows, self._ask(flight[rows]))
+        self._settle(flight)
 
     def _due_now(self) -> _Flight:
         """The parked rows, in full batches of the verdict's; the rest waits while others are still under way."""
@@ -309,45 +317,75 @@ class _Engine:
         self.parked = [flight[full:]] if full < len(flight) else []
         return flight[:full]
 
-    def _ask(self, flight: _Flight, *, pending: bool) -> None:
-        """Judge one point of every row and keep it where it is the sample's best."""
-        if not len(flight):
+    def _ask(self, flight: _Flight) -> _Flight:
+        """Judge one point of every row and keep it where it is the sample's best; the rows, with what is still open.
+
+        The point is the pending one, or the last one of a row that is over. Its 8-bit neighbour is judged first: most
+        breaks survive rounding, and an example that does can be saved and shown. Only where that does not break, the
+        point itself is judged.
+        """
+        state, found, job = flight.state, flight.ledger.found, self.job
+        adv = torch.where(along(found, state.x), flight.ledger.pending, state.adv)
+        shown = adv
+        if job.threat.eps is not None:  # rounding would change a norm that is sought
+            shown = torch.where(along(flight.plain, adv), adv, rounded(adv, state.x, job.threat))
+        verdict = judge(job.system, state.x, state.goal, job.threat, shown, state.draws, job.shapes)
+        again = ~verdict.broken & ~flight.plain & (shown != adv).flatten(1).any(1)
+        self._offer((~again).nonzero().squeeze(1), flight, shown, verdict)
+        return replace(
+            flight,
+            plain=again,
+            answered=flight.answered | ~(again | found),
+            ledger=flight.ledger.forget(found & ~again),
+        )
+
+    def _offer(self, rows: Tensor, flight: _Flight, adv: Tensor, verdict: Verdict) -> None:
+        """Keep the judged points of these rows that beat what is known of their samples."""
+        if not len(rows):
             return
-        state, job = flight.state, self.job
-        adv = flight.ledger.pending if pending else state.adv
-        if job.threat.eps is None:  # rounding would change the norm that is sought
-            verdict = judge(job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes)
-        else:
-            adv, verdict = judge_rounded_first(
-                job.system, state.x, state.goal, job.threat, adv, state.draws, job.shapes
-            )
+        flight, adv, verdict = flight[rows], adv[rows], verdict[rows]
         cases = [self.cases[sample] for sample in flight.sample.tolist()]
         paid = torch.tensor([case.forwards for case in cases], device=adv.device)
-        seen = paid + (flight.ledger.seen if pending else flight.ledger.forwards)
+        ledger, target = flight.ledger, flight.state.goal.target
+        seen = paid + torch.where(ledger.found, ledger.seen, ledger.forwards)
         zero = torch.zeros_like(seen)
-        rows = Outcome(
+        points = Outcome(
             sample=flight.sample,
             adv=adv,
             verdict=verdict,
             forwards=zero,
             backwards=zero,
-            lane=state.draws.lane,
+            lane=flight.state.draws.lane,
             break_forward=torch.where(verdict.broken, seen, -1),
-            target=zero - 1 if state.goal.target is None else state.goal.target,
+            target=zero - 1 if target is None else target,
         )
-        slots, rank, lanes = torch.tensor([case.slot for case in cases]), _rank(verdict, job.threat), rows.lane.cpu()
+        slots = torch.tensor([case.slot for case in cases])
+        rank, lanes = _rank(verdict, self.job.threat), points.lane.cpu()
         for lane in lanes.unique().tolist():  # in order, so that of lanes side by side the lowest wins
             chosen = (lanes == lane).nonzero().squeeze(1)
             there = chosen.to(adv.device)
-            self.bests.offer(slots[chosen], rows[there], rank[there], first_break=self.first_break)
+            self.bests.offer(slots[chosen], points[there], rank[there], first_break=self.first_break)
+
+    def _waits(self, flight: _Flight) -> Tensor:
+        """Which rows have another question: the point itself, or the last one, which a confirmed break makes idle."""
+        broken = self._broken(flight)
+        last = flight.over & ~flight.answered
+        if self.job.threat.eps is not None:
+            last = last & ~broken
+        return (flight.plain | last) & ~(broken if self.first_break else torch.zeros_like(broken))
 
     def _broken(self, flight: _Flight) -> Tensor:
         slots = torch.tensor([self.cases[sample].slot for sample in flight.sample.tolist()], dtype=torch.int64)
         return self.bests.broken(slots).to(flight.over.device)
 
     def _settle(self, flight: _Flight) -> None:
-        """End lanes and samples, and send the rest back into the air."""
-        leaves = flight.over | (self._broken(flight) if self.first_break else False)
+        """End lanes and samples, keep those back that wait for an answer, and send the rest into the air again."""
+        waits = self._waits(flight)
+        leaves = flight.over & ~waits
+        if self.first_break:
+            leaves = leaves | self._broken(flight)
+        if len(back := waits.nonzero().squeeze(1)):
+            self.parked.append(flight[back])
         rows = leaves.nonzero().squeeze(1).tolist()
         samples, ledger = flight.sample.tolist(), flight.ledger
         forwards, backwards = ledger.forwards.tolist(), ledger.backwards.tolist()
@@ -357,10 +395,8 @@ class _Engine:
             case.forwards += forwards[row]
             case.backwards += backwards[row]
         self._close(list(dict.fromkeys(samples[row] for row in rows)))
-        stay = (~leaves).nonzero().squeeze(1)
-        if len(stay):
-            back = flight[stay]
-            self.flying = back if self.flying is None else concat([self.flying, back])
+        if len(stay := (~leaves & ~waits).nonzero().squeeze(1)):
+            self.flying = flight[stay] if self.flying is None else concat([self.flying, flight[stay]])
 
     def _close(self, samples: list[int]) -> None:
         """Give the samples without an open lane their next ones, or end them."""

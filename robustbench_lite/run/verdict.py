@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_lite.norms.rowwise import row_sum
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows, along, concat, overwrite
+from robustbench_lite.rows import Rows, along, concat
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.system import Outputs, System
@@ -209,26 +209,11 @@ def _rounded(
     return result
 
 
-def judge_rounded_first(
-    system: System, x: Tensor, goal: Goal, threat: Threat, adv: Tensor, draws: Draws, shapes: Shapes
-) -> tuple[Tensor, Verdict]:
-    """Judge the 8-bit image next to each example, and the example itself only where that does not break.
-
-    Most breaks survive rounding, and an image that does can be saved and shown; judging it first also spares a forward.
-
-    Returns:
-        The examples that were judged last, and their verdicts.
-    """
-    rounded = eight_bits(adv, x, threat)
-    rounded = torch.where(along(threat.contains(rounded, x) & adv.isfinite().flatten(1).all(1), x), rounded, adv)
-    verdict = judge(system, x, goal, threat, rounded, draws, shapes)
-    again = (~verdict.broken & (rounded != adv).flatten(1).any(1)).nonzero().squeeze(1)
-    if not len(again):
-        return rounded, verdict
-    second = judge(system, x[again], goal[again], threat, adv[again], draws[again], shapes)
-    rounded[again] = adv[again]
-    overwrite(verdict, again, second)
-    return rounded, verdict
+def rounded(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The 8-bit image next to each example, where it is inside the threat; else the example itself."""
+    grid = eight_bits(adv, x, threat)
+    usable = threat.contains(grid, x) & adv.isfinite().flatten(1).all(1)
+    return torch.where(along(usable, x), grid, adv)
 
 
 def eight_bits(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

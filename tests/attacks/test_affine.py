@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from toys import affine, run, samples
 from torch import Tensor, nn
+from toys import affine, run, samples
 
 from robustbench_lite.attack import Attack, Goal, craft, resolve_attack
 from robustbench_lite.rows import along
