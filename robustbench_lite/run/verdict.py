@@ -128,7 +128,8 @@ def _answers(system: System, x: Tensor, goal: Goal, draws: Draws, shapes: Shapes
     index = begin + shapes.padding(end - begin, x.device)
     x, goal, draws = x[index], goal[index], draws[index]
     count = RANDOM_DRAWS if system.randomised else 1
-    outputs = [system(x, draws.fold(0x7E57), number) for number in range(count)]
+    draws = draws.fold(0x7E57) if system.randomised else draws  # not the draws that the search has seen
+    outputs = [system(x, draws, number) for number in range(count)]
     reached = torch.stack([goal.reached(one) for one in outputs]).double().mean(0)
     mean = outputs[0] if count == 1 else _mean(outputs)
     detector = system.detector
@@ -219,5 +220,9 @@ def rounded(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
 def eight_bits(adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """The example on the grid of 256 levels: rounded, and where that leaves the ball, rounded towards the clean image."""
     nearest = (adv * 255).round() / 255
-    towards = torch.where(adv >= x, (adv * 255 + 1e-4).floor(), (adv * 255 - 1e-4).ceil()).clamp(0, 255) / 255
-    return torch.where(along(threat.contains(nearest, x), adv), nearest, towards)
+    outside = (~threat.contains(nearest, x)).nonzero().squeeze(1)
+    if len(outside):
+        levels, clean = adv[outside] * 255, x[outside] * 255
+        inwards = torch.where(levels >= clean, (levels + 1e-4).floor(), (levels - 1e-4).ceil())
+        nearest[outside] = inwards.clamp(0, 255) / 255
+    return nearest
