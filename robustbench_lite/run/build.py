@@ -48,10 +48,8 @@ def defended_system(
     """
     trainer, wrappers = _roles(chain)
     trained = not isinstance(source, LoadedModel) or source.trained
-    if trainer is None and trained:
-        system = _as_given(source)
-    else:
-        system = _trained(source, trainer, workshop(), changes or {}, use_cache)
+    given = trainer is None and trained
+    system = _as_given(source) if given else _trained(source, trainer, workshop(), changes or {}, use_cache)
     for defense in wrappers:
         system = defense.defend(system, workshop())
     return system

@@ -19,6 +19,8 @@ def find_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device={name}; accepted: {ACCEPTED}") from None
+    if device.type == "cuda" and not torch.cuda.device_count():
+        raise UserError(f"device={name}, but torch finds no GPU here; accepted: auto, cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}, but torch finds {torch.cuda.device_count()} GPUs here; accepted: {ACCEPTED}")
     return device

@@ -257,26 +257,32 @@ class _Engine:
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """One step of as many rows as fill whole blocks; the rest comes first the next time."""
+        """One step of as many rows as fill whole blocks, the rest comes first the next time; at most one micro-batch.
+
+        Lanes side by side keep in step, so there all rows go, in as many micro-batches as it takes.
+        """
         assert self.flying is not None
         flight, shapes = self.flying, self.job.shapes
-        # Lanes side by side keep in step, so there all rows go.
-        count = shapes.whole(len(flight)) if self.side_by_side == 1 else len(flight)
-        flight, self.flying = (flight, None) if count == len(flight) else (flight[:count], flight[count:])
-        index = shapes.padding(count, flight.sample.device)
-        if len(index) == count:
-            self._park(self._step(flight))
-        else:
-            self._park(self._step(flight[index])[:count])
+        if self.side_by_side > 1:
+            self.flying = None
+            cuts = range(0, len(flight), shapes.most)
+            self._park(concat([self._step(flight[cut : cut + shapes.most]) for cut in cuts]))
+            return
+        count = min(shapes.whole(len(flight)), shapes.most)
+        self.flying = flight[count:] if count < len(flight) else None
+        self._park(self._step(flight[:count]))
 
     def _step(self, flight: _Flight) -> _Flight:
+        """One step of these rows, padded to whole blocks."""
+        count, index = len(flight), self.job.shapes.padding(len(flight), flight.sample.device)
+        flight = flight[index] if len(index) > count else flight
         attack, state = self.job.attack, flight.state
         oracle = self._oracle(state.x, state.goal, state.draws, flight.ledger)
         state = attack.step(state, oracle)
         state = replace(state, k=state.k + 1)
         over = state.done | (state.k >= attack.length()) | oracle.exhausted
         due = over | self._due(state, oracle)
-        return replace(flight, state=state, ledger=oracle.ledger, over=over, due=due)
+        return replace(flight, state=state, ledger=oracle.ledger, over=over, due=due)[:count]
 
     def _due(self, state: State, oracle: Oracle) -> Tensor:
         """Which rows should be judged before they go on."""

@@ -124,13 +124,10 @@ def test_a_heavy_image_term_holds_the_image() -> None:
     system, x = soft(), torch.rand((6, 1, 4, 4), generator=torch.Generator().manual_seed(3))
     y = system(x).prediction()
     goal, draws = Goal(y=y, target=(y + 1) % 3), Draws.for_images(0, x, y)
-    far = [
-        (
-            craft(resolve_attack(f"targeted:steps=50,objective=squared,image_weight={weight},raw=true,step_size={step}"),
-                  system, x, goal, EVERYWHERE, draws) - x
-        ).abs().max().item()
-        for weight, step in ((0, 0.1), (1, 0.1), (100, 0.001))
-    ]  # fmt: skip
+    far = []
+    for weight, step in ((0, 0.1), (1, 0.1), (100, 0.001)):
+        spec = f"targeted:steps=50,objective=squared,image_weight={weight},raw=true,step_size={step}"
+        far.append((craft(resolve_attack(spec), system, x, goal, EVERYWHERE, draws) - x).abs().max().item())
     assert far[0] > far[1] > far[2]
     assert far[2] < 0.01
 

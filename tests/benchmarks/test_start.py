@@ -55,7 +55,8 @@ model = zoo.load(f"resnet20;weights={sys.argv[3]}", num_classes=10, input_shape=
 rbl.evaluate  # the imports belong to the start
 model(torch.zeros(1, 3, 32, 32))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-rbl.evaluate(model, x, y, attacks=["pgd:steps=3,restarts=1"], threat="Linf:8/255", batch_size=128, diagnostics=False, early_exit=False)
+options = dict(batch_size=128, diagnostics=False, early_exit=False)
+rbl.evaluate(model, x, y, attacks=["pgd:steps=3,restarts=1"], threat="Linf:8/255", **options)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

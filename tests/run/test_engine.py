@@ -209,3 +209,25 @@ def test_targets_of_a_targeted_threat_decide_success() -> None:
     assert torch.equal(found.verdict.broken, found.verdict.prediction == found.target)
     assert (found.target != y).all()
     assert found.verdict.broken.any()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed(Climb):
+    """Climb that notes how many rows it was shown."""
+
+    name: ClassVar[str] = "weighed"
+    seen: list[int]
+
+    def step(self, state: State, oracle: Oracle) -> State:
+        self.seen.append(len(state))
+        return super().step(state, oracle)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 3])
+def test_no_micro_batch_is_larger_than_asked_or_odd(side_by_side: int) -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 150)
+    liar = replace(system, model=Liar(system.model, x))  # denied rows come back on top of those that fly
+    attack = Weighed(restarts=3, side_by_side=side_by_side, seen=[])
+    run(attack, system, x, y, LINF, fast=liar, shapes=Shapes(batch=64, floor=32))
+    assert set(attack.seen) <= {32, 64}
