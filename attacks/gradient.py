@@ -155,11 +155,11 @@ class PGD(Ascent):
     """Projected gradient descent: climb along the norm's steepest direction, project into ball and box, begin again.
 
     Every point on the way counts, not the last alone. With `step_size` left out the first step goes to the end of the
-    ball, as FGSM's does, and the later ones shrink evenly from 2 eps to 0. That is exact on affine models, and at the
-    same cost stronger than equal steps of 2.5 eps / steps, which stop short (ResNet-20, 500 images of CIFAR-10, 40 steps
-    at Linf 1/255: 74 hold out, not 94). A paper's settings are written out: `pgd:steps=20,step_size=1/4,restarts=1` is
-    Madry's 20 steps of 2/255 at 8/255. Cross-entropy dies where a model is very confident, and masked gradients stop all
-    of it: try objective=margin or dlr, and read the diagnostics.
+    ball, as FGSM's does, and the later ones shrink evenly from 2 eps to 0. That is exact on affine models of two
+    classes, and at the same cost stronger than equal steps of 2.5 eps / steps, which stop short (ResNet-20, 500 images
+    of CIFAR-10, 40 steps at Linf 1/255: 74 hold out, not 94). A paper's settings are written out:
+    `pgd:steps=20,step_size=1/4,restarts=1` is Madry's 20 steps of 2/255 at 8/255. Cross-entropy dies where a model is
+    very confident, and masked gradients stop all of it: try objective=margin or dlr, and read the diagnostics.
 
     Args:
         steps: queries per restart, each one forward and one backward.
