@@ -118,7 +118,7 @@ class Ascent(Attack):
         """The next point."""
         threat = state.threat
         far = along(self.reach(state.k) * threat.radius, slope).to(slope.dtype)
-        adv = threat.project(state.adv + far * threat.steepest(slope, at=state.adv), state.x)
+        adv = threat.project(state.adv + far * threat.ascent(slope, at=state.adv), state.x)
         leaps = state.k == 0
         if self._shrinks and bool(leaps.any()):  # rows of different ages share a batch
             adv = torch.where(along(leaps, adv), threat.extreme(state.x, slope), adv)

@@ -124,6 +124,10 @@ class Threat:
         """The unit step along which a linear function with this gradient grows fastest."""
         return self.geometry.steepest(grad, at)
 
+    def ascent(self, grad: Tensor, at: Tensor | None = None) -> Tensor:
+        """The direction of a step that `project` follows; the steepest one, but in L1."""
+        return self.geometry.ascent(grad, at)
+
     def extreme(self, x: Tensor, grad: Tensor) -> Tensor:
         """The point of ball and box around x where a linear function with this gradient is largest."""
         return self.geometry.extreme(x, grad, self.radius)

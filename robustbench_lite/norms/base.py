@@ -55,6 +55,14 @@ class Norm(ABC):
                 Dense norms do not look at it.
         """
 
+    def ascent(self, grad: Tensor, at: Tensor | None = None) -> Tensor:
+        """The direction of a step that is followed by `project`: the steepest one, unless the projection does better.
+
+        Args:
+            grad, at: as for `steepest`.
+        """
+        return self.steepest(grad, at)
+
     @abstractmethod
     def extreme(self, x: Tensor, grad: Tensor, eps: float | Tensor) -> Tensor:
         """The point of ball and box that maximises <grad, .>: the exact worst case of an affine function.

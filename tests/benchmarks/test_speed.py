@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ratio, unit
+from measuring import Ratio, unit
 from torch import Tensor, nn
 
 import robustbench_lite as rbl

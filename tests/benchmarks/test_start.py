@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROUNDS, SHARED
+from measuring import ROUNDS, SHARED
 
 RBL = Path(sys.executable).parent / "rbl"
 
