@@ -90,30 +90,70 @@ class Asker:
 
     Args:
         attack: shown what it declared. system, threat: what will be attacked. seed: of the system's own randomness.
+        block: how many images to show at once, the last ones filled up with copies; None: all there are.
     """
 
     def __init__(
-        self, attack: "Attack", system: System, threat: Threat, *, seed: int = 0, adaptive: bool = True
+        self,
+        attack: "Attack",
+        system: System,
+        threat: Threat,
+        *,
+        seed: int = 0,
+        adaptive: bool = True,
+        block: int | None = None,
     ) -> None:
         self._attack, self._system, self._threat = attack, system, threat
-        self._seed, self._adaptive = seed, adaptive
+        self._seed, self._adaptive, self._block = seed, adaptive, block
         #: images, and gradients, so far
         self.forwards = self.backwards = 0
 
     def __call__(self, x: Tensor, *objectives: Objective, y: Tensor | None = None) -> Answer:
         """Show x (n, c, h, w) with labels y (n,) to the system."""
         y = torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y
-        # Images asked so far set the place in the random streams, so that asking twice draws twice.
-        ledger = replace(Ledger.new(x), forwards=torch.full_like(y, self.forwards))
-        draws, needs = Draws.for_images(self._seed, x, y), self._attack.needs
-        goal, threat = Goal(y=y), self._threat
+        block, asked = self._block or max(len(x), 1), self.forwards
+        return _joined([self._ask(part, objectives, asked, block) for part in _cut(x, y, block)])
+
+    def _ask(self, part: tuple[Tensor, Tensor], objectives: tuple[Objective, ...], asked: int, block: int) -> Answer:
+        """One block; images asked before set the place in the random streams, so that asking twice draws twice."""
+        count, index = len(part[0]), torch.arange(block, device=part[0].device)
+        x, y = (rows[torch.where(index < count, index, 0)] if count else rows for rows in part)
+        ledger, draws = replace(Ledger.new(x), forwards=torch.full_like(y, asked)), Draws.for_images(self._seed, x, y)
+        needs, goal, threat = self._attack.needs, Goal(y=y), self._threat
         oracle = Oracle(
             self._system, needs, x, goal, threat, draws, ledger=ledger, adaptive=self._adaptive, watch=False
         )
         answer = oracle.query(x, *objectives, probe=True)
-        self.forwards += int((oracle.ledger.forwards - self.forwards).sum())
-        self.backwards += int(oracle.ledger.backwards.sum())
-        return answer
+        self.forwards += int((oracle.ledger.forwards[:count] - asked).sum())
+        self.backwards += int(oracle.ledger.backwards[:count].sum())
+        return _first(answer, count)
+
+
+def _cut(x: Tensor, y: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for begin in range(0, max(len(x), 1), block):
+        yield x[begin : begin + block], y[begin : begin + block]
+
+
+def _first(answer: Answer, count: int) -> Answer:
+    """The answer to the first images."""
+    return Answer(
+        values=answer.values[:, :count],
+        grads=None if answer.grads is None else answer.grads[:, :count],
+        scores=None if answer.scores is None else answer.scores[:count],
+        labels=None if answer.labels is None else answer.labels[:count],
+        adversarial=answer.adversarial[:count],
+    )
+
+
+def _joined(answers: list[Answer]) -> Answer:
+    """The answers to several blocks as one."""
+
+    def join(name: str, along: int) -> Any:
+        parts = [getattr(answer, name) for answer in answers]
+        return None if parts[0] is None else torch.cat(parts, along)
+
+    names = {"values": 1, "grads": 1, "scores": 0, "labels": 0, "adversarial": 0}
+    return Answer(**{name: join(name, along) for name, along in names.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +235,11 @@ class Attack:
 
     def __str__(self) -> str:
         return str(specs.Spec(self.name, specs.options_of(self)))
+
+
+def prepares(attack: Attack) -> bool:
+    """Whether the attack, or a stage of it, learns something first."""
+    return any(type(stage).prepare is not Attack.prepare for stage in (attack, *attack.stages()))
 
 
 def resolve_attack(attack: "str | Attack | type[Attack]") -> Attack:

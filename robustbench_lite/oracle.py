@@ -228,7 +228,7 @@ class Oracle:
         """One forward, and a backward for each objective."""
         index = self.ledger.forwards + draw
         with torch.set_grad_enabled(with_grads):
-            leaf = x.detach().requires_grad_(with_grads)
+            leaf = x.detach().contiguous().requires_grad_(with_grads)
             seen = leaf
             if self._eot and self._eot.transform:
                 seen = self._eot.transform(leaf, self._draws, index)

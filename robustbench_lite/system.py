@@ -4,8 +4,6 @@ Normalisation, resizing, purification, rejection and randomness all live inside 
 always. A system never changes: parts are added by making a new one.
 """
 
-import hashlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.fingerprint import fingerprint
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows
 
@@ -49,13 +48,14 @@ class Purifier:
         apply: (x, draws, index) -> x, all in [0, 1]; a deterministic one ignores the last two.
         surrogate: a differentiable stand-in whose gradient the adaptive adversary uses (BPDA: Athalye et al. 2018, arXiv
             1802.00420, sec. 4.1); None where `apply` is differentiable itself.
-        random: the step draws random numbers.
-        name: what reports call it; it must tell the options, since it is part of the digest.
+        random: the step draws random numbers. modules: the networks it computes with, to be frozen and moved.
+        name: what reports call it.
     """
 
     apply: Callable[[Tensor, Draws | None, Tensor | int], Tensor]
     surrogate: Callable[[Tensor], Tensor] | None = None
     random: bool = False
+    modules: tuple[nn.Module, ...] = ()
     name: str = "purifier"
 
 
@@ -66,7 +66,7 @@ class Detector:
     Args:
         score: x (n, c, h, w) -> (n,), differentiable for the adaptive adversary; larger = more suspicious.
         threshold: scores above it reject; fixed on clean calibration data.
-        modules: what the score is computed with, for the digest.
+        modules: the networks that the score is computed with, to be frozen and moved.
     """
 
     score: Callable[[Tensor], Tensor]
@@ -98,7 +98,8 @@ class System:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
+        for module in self.modules:
+            module.eval().requires_grad_(False)
 
     def __call__(
         self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False
@@ -106,9 +107,8 @@ class System:
         """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients."""
         for purifier in self.purifiers:
             x = _purify(purifier, x, draws, index, adaptive)
-        scores = self.model(x)
-        if adaptive and self.differentiable_as is not None:
-            scores = self.differentiable_as(x)
+        model = self.differentiable_as if adaptive and self.differentiable_as is not None else self.model
+        scores = model(x)
         reject = None if self.detector is None else self.detector.score(x) - self.detector.threshold
         return Outputs(scores=scores.float(), reject=reject)
 
@@ -116,6 +116,13 @@ class System:
     def randomised(self) -> bool:
         """Whether one image's answer differs from call to call."""
         return self.model_is_random or any(part.random for part in self.purifiers)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Every network in it, the classifier first."""
+        bypass = () if self.differentiable_as is None else (self.differentiable_as,)
+        alarm = () if self.detector is None else self.detector.modules
+        return (self.model, *bypass, *(module for part in self.purifiers for module in part.modules), *alarm)
 
     @property
     def device(self) -> torch.device:
@@ -150,24 +157,15 @@ class System:
 
     def to(self, device: torch.device | str) -> "System":
         """The same system on another device (moves the model in place, as torch does)."""
-        self.model.to(device)
-        if self.detector is not None:
-            for module in self.detector.modules:
-                module.to(device)
+        for module in self.modules:
+            module.to(device)
         return self
 
     @cached_property
     def digest(self) -> str:
         """16 bytes (hex) over weights, code and parts: two systems that could answer differently differ in it."""
-        state = hashlib.blake2b(digest_size=16)
-        modules = (self.model, *(self.detector.modules if self.detector else ()))
-        for module in modules:
-            _hash_module(module, state)
-        parts = [part.name for part in self.purifiers]
-        if self.detector is not None:
-            parts += [self.detector.name, repr(self.detector.threshold)]
-        state.update(repr((parts, self.input_shape, self.num_classes, self.model_is_random)).encode())
-        return state.hexdigest()
+        size = (self.input_shape, self.num_classes, self.model_is_random)
+        return fingerprint(self.modules, self.purifiers, self.detector, size)
 
 
 class _Straight(torch.autograd.Function):
@@ -188,22 +186,3 @@ def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int,
     with torch.no_grad():
         hard = part.apply(x, draws, index)
     return cast(Tensor, _Straight.apply(hard, part.surrogate(x)))
-
-
-def _hash_module(module: nn.Module, state: hashlib.blake2b) -> None:
-    state.update(repr(module).encode())
-    for kind in sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__):
-        state.update(_source_of(kind))
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def _source_of(kind: type) -> bytes:
-    """The code of a layer's class; torch's own is told by the version of torch, which is in every key besides."""
-    if kind.__module__.startswith("torch."):
-        return kind.__qualname__.encode()
-    try:
-        return inspect.getsource(kind).encode()
-    except (OSError, TypeError):
-        return kind.__qualname__.encode()

@@ -18,7 +18,7 @@ from robustbench_lite.randomness import Draws
 
 # What float32 may add to a point that was computed inside: the public rule of the verdict (see `Threat.contains`).
 RELATIVE_SLACK, ABSOLUTE_SLACK = 1e-6, 1e-7
-TARGET_RULES = ("least-likely", "random", "next", "second")
+TARGET_RULES = ("least-likely", "random", "next", "second", "column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class Threat:
             raise UserError(f"threat {self.norm}: target={self.target} needs goal=targeted")
         if self.goal == "targeted" and self.target is None:
             object.__setattr__(self, "target", "random")
+        if self.target is not None and self.target not in TARGET_RULES and not self.target.isdecimal():
+            raise UserError(
+                f"threat {self.norm}: target={self.target}; accepted: {', '.join(TARGET_RULES)}, a class index"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Threat":

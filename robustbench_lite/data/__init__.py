@@ -2,7 +2,7 @@
 
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.load import load
-from robustbench_lite.data.slices import choose, describe_slice
+from robustbench_lite.data.slices import choose, describe_slice, outside
 from robustbench_lite.data.tensors import from_tensors
 
-__all__ = ["Dataset", "choose", "describe_slice", "from_tensors", "load"]
+__all__ = ["Dataset", "choose", "describe_slice", "from_tensors", "load", "outside"]

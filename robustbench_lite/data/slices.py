@@ -26,6 +26,21 @@ def choose(dataset: Dataset, samples: str | int | None = None, slice_seed: int =
     return np.sort(_balanced_order(dataset.labels, slice_seed)[:count])
 
 
+def outside(dataset: Dataset, indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Up to `count` positions that are not among `indices`, ascending, of all classes as evenly as they allow.
+
+    Raises:
+        UserError: there is none.
+    """
+    free = np.setdiff1d(np.arange(len(dataset)), indices)
+    if not len(free):
+        raise UserError(
+            f"all {len(dataset)} {dataset.split} images of {dataset.name} are evaluated, and none is left to learn from;"
+            f" evaluate fewer, such as samples={max(1, len(dataset) // 2)}"
+        )
+    return np.sort(free[_balanced_order(dataset.labels[free], abs(seed))[:count]])
+
+
 def describe_slice(dataset: Dataset, samples: str | int | None = None, slice_seed: int = 0) -> str:
     """The slice in words, such as `1000 of 10000, class-balanced, slice seed 0`."""
     kind, count = _read(dataset, samples)

@@ -12,7 +12,7 @@ from robustbench_lite import training
 from robustbench_lite.cache import Card, content_key, load_or_train
 from robustbench_lite.defense import Defense, Workshop
 from robustbench_lite.errors import UserError
-from robustbench_lite.run.records import source_digest
+from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.run.subject import fits
 from robustbench_lite.system import System
 from robustbench_lite.zoo import LoadedModel, Normalized

@@ -1,8 +1,9 @@
 """One cell: an attack on a subject under a threat, from what is recorded already to complete records."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,21 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import specs
-from robustbench_lite.attack import Attack
+from robustbench_lite.attack import Asker, Attack, Setup, prepares
+from robustbench_lite.data import outside
 from robustbench_lite.errors import UserError
+from robustbench_lite.fingerprint import fingerprint, source_digest
 from robustbench_lite.run.engine import Outcome, Search, search
-from robustbench_lite.run.records import COLUMNS, Records, cell_key, source_digest
-from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.records import COLUMNS, Records, cell_key
+from robustbench_lite.run.subject import Subject, load
 from robustbench_lite.run.verdict import CLEAN_WRONG, RANDOM_DRAWS, REASONS, TARGET_IS_LABEL
 from robustbench_lite.threat import Threat
 
 #: raised when the engine or the verdict changes in a way that could change numbers
 NUMBERS = 1
 _FLUSH_SECONDS = 2.0
+#: the most samples that an attack is given to learn from
+SETUP_SAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +35,7 @@ class Cell:
 
     Args:
         attack_text: what records call the attack. early_exit: retire a sample at its first confirmed break.
-        target_column: (m,) the user's own targets in the order of the slice, or None.
+        targets: (n,) the user's own, one for every sample of the split, or None.
         keep: positions of the slice whose adversarial examples are kept.
     """
 
@@ -41,23 +46,46 @@ class Cell:
     threat_text: str
     early_exit: bool = True
     precision: str = "float32"
-    target_column: Tensor | None = None
+    targets: Tensor | None = None
     keep: frozenset[int] = frozenset()
 
     @property
+    def target_rule(self) -> str | None:
+        """How the class to climb towards is chosen."""
+        return self.threat.target if self.threat.goal == "targeted" else self.attack.target_rule
+
+    @property
+    def target_column(self) -> Tensor | None:
+        """The user's own targets in the order of the slice, (m,)."""
+        return None if self.targets is None else self.targets.cpu()[torch.from_numpy(self.subject.indices)]
+
+    @property
+    def lessons(self) -> np.ndarray:
+        """Positions of the split that the attack learns from, none of them evaluated; see `Attack.prepare`.
+
+        Raises:
+            UserError: every sample is evaluated.
+        """
+        return outside(self.subject.data, self.subject.indices, SETUP_SAMPLES, self.subject.seed)
+
+    @cached_property
     def key(self) -> str:
         """The cell's content address."""
         subject = self.subject
-        options = {name: str(getattr(self.attack, name)) for name in specs.option_types(type(self.attack))}
-        column = None if self.target_column is None else self.target_column.tolist()
+        options = [(name, getattr(self.attack, name)) for name in specs.option_types(type(self.attack))]
         return cell_key(
             {
                 "numbers": NUMBERS,
                 "system": subject.system.digest,
-                "fast": subject.fast is not subject.system,
+                "fast": subject.fast.notes.get("fast", ""),
                 "adaptive": subject.adaptive,
                 "data": subject.data.digest(),
-                "attack": [self.attack.name, self.attack.version, source_digest(type(self.attack)), options],
+                "attack": [
+                    self.attack.name,
+                    self.attack.version,
+                    source_digest(type(self.attack)),
+                    fingerprint(options),
+                ],
                 "threat": [self.threat.norm, self.threat.eps, self.threat.goal, self.threat.target],
                 "seed": subject.seed,
                 "precision": self.precision,
@@ -67,7 +95,8 @@ class Cell:
                 "threads": torch.get_num_threads(),
                 "device": _device_name(subject.device),
                 "torch": torch.__version__,
-                "targets": column,
+                "targets": fingerprint(self.targets) if self.target_rule == "column" else None,
+                "lessons": fingerprint(self.lessons) if prepares(self.attack) else None,
             }
         )
 
@@ -84,7 +113,7 @@ class Ran:
     setup_queries: float = 0.0
 
 
-def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None]) -> Ran:
+def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], held: Collection[int] = ()) -> Ran:
     """Compute what is missing of the cell and return all its rows.
 
     Rows are on disk within two seconds of being known; an exception of the attack's own is told in `failed` and what was
@@ -92,6 +121,7 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None]) 
 
     Args:
         advance: called with (samples that ended, how many of them broke).
+        held: indices whose examples an earlier run has kept; those that are to be kept and are not there are made again.
 
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit; the caller tries a smaller one.
@@ -100,22 +130,33 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None]) 
     key = cell.key
     have = records.rows(key)
     wanted = cell.subject.indices
-    known = have[have["index"].isin(wanted)]
+    lost = [index for index in _examples_of(cell) if index not in held]
+    known = have[have["index"].isin(wanted) & ~have["index"].isin(lost)]
     todo = torch.from_numpy((~np.isin(wanted, known["index"].to_numpy(dtype=np.int64))).nonzero()[0])
     advance(len(known), int(known["broken"].sum()))
-    ran, sink = Ran(rows=known), _Sink(records, key)
+    ran, sink, before = Ran(rows=known), _Sink(records, key), records.noted(key)
     started = time.perf_counter()
     try:
-        for frame, examples in _until_failure(_compute(cell, key, todo), ran):
+        for frame, examples in _until_failure(_compute(cell, key, todo, records), ran):
             sink.add(frame)
             ran.examples.update(examples)
             advance(len(frame), int(frame["broken"].sum()))
     finally:
         sink.flush()
     ran.seconds = time.perf_counter() - started
-    rows = records.rows(key) if ran.failed or not len(todo) else records.finish(key)
+    ran.setup_seconds, ran.setup_queries = (records.noted(key).get(name, 0.0) for name in ("seconds", "queries"))
+    if records.noted(key) is not before:  # it has learned just now
+        ran.seconds -= ran.setup_seconds
+    rows = records.rows(key) if ran.failed else records.finish(key)
     ran.rows = _named(cell, rows[rows["index"].isin(wanted)])
     return ran
+
+
+def _examples_of(cell: Cell) -> list[int]:
+    """Indices of the samples that are attacked and whose examples are to be kept."""
+    kept = torch.tensor(sorted(cell.keep), dtype=torch.int64)
+    attacked = kept[~cell.subject.clean.wrong[kept] & ~_left_out(cell, kept)]
+    return [int(index) for index in cell.subject.indices[attacked.numpy()]]
 
 
 class _Sink:
@@ -147,13 +188,13 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
             return
         except (torch.OutOfMemoryError, MemoryError, UserError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             ran.failed = f"{type(error).__name__}: {error}".splitlines()[0]
             return
         yield part
 
 
-def _compute(cell: Cell, key: str, todo: Tensor) -> Iterator[Part]:
+def _compute(cell: Cell, key: str, todo: Tensor, records: Records) -> Iterator[Part]:
     """Rows of the positions `todo`: those that are settled before any attack, then the attacked ones as they end."""
     if not len(todo):
         return
@@ -165,13 +206,13 @@ def _compute(cell: Cell, key: str, todo: Tensor) -> Iterator[Part]:
             yield _settled(cell, key, todo[rows], reason), {}
     alive = todo[~wrong & ~left_out]
     if len(alive):
-        yield from _attacked(cell, key, alive)
+        yield from _attacked(cell, key, alive, records)
 
 
 def _left_out(cell: Cell, todo: Tensor) -> Tensor:
     """Which positions have the target as their label: there is nothing to do for them."""
     labels = cell.subject.labels[todo]
-    rule = cell.threat.target if cell.threat.goal == "targeted" else cell.attack.target_rule
+    rule = cell.target_rule
     if rule == "column" and cell.target_column is not None:
         return cell.target_column[todo] == labels
     if rule is not None and rule.isdigit():
@@ -179,11 +220,14 @@ def _left_out(cell: Cell, todo: Tensor) -> Tensor:
     return torch.zeros(len(todo), dtype=torch.bool)
 
 
-def _attacked(cell: Cell, key: str, alive: Tensor) -> Iterator[Part]:
+def _attacked(cell: Cell, key: str, alive: Tensor, records: Records) -> Iterator[Part]:
     """Run the stages, each on what is unbroken; a sample's row is made when it breaks, or after the last stage."""
-    subject = cell.subject
-    copies = [subject.reduced, subject.fast] if subject.reduced is not None else [subject.fast]
-    stages = [(stage, fast) for stage in cell.attack.stages() for fast in copies]
+    subject, copies = cell.subject, [cell.subject.fast]
+    if (
+        subject.reduced is not None and cell.threat.eps is not None
+    ):  # a smallest norm is not to be had from a coarse copy
+        copies = [subject.reduced, subject.fast]
+    stages = [(stage, fast) for stage in _prepared(cell, key, records) for fast in copies]
     paid = torch.zeros((2, len(subject.indices)), dtype=torch.int64)
     for number, (attack, fast) in enumerate(stages):
         job = Search(
@@ -208,6 +252,30 @@ def _attacked(cell: Cell, key: str, alive: Tensor) -> Iterator[Part]:
         alive = torch.cat(alive_next).sort().values if alive_next else alive[:0]
         if not len(alive):
             return
+
+
+def _prepared(cell: Cell, key: str, records: Records) -> list[Attack]:
+    """The stages, each with what it has learned; what that cost is noted in the records, since it is paid once a cell."""
+    if not prepares(cell.attack):
+        return list(cell.attack.stages())
+    started, askers = time.perf_counter(), list[Asker]()
+
+    def learned(attack: Attack) -> Attack:
+        if type(attack).prepare is Attack.prepare:
+            return attack
+        subject, data = cell.subject, cell.subject.data
+        lessons = cell.lessons
+        x, y, draws = load(data, lessons, torch.arange(len(lessons)), subject.seed, subject.device)
+        adaptive, block = subject.adaptive, subject.shapes.floor
+        askers.append(Asker(attack, subject.fast, cell.threat, seed=subject.seed, adaptive=adaptive, block=block))
+        classes = subject.system.num_classes
+        return attack.prepare(Setup(x=x, y=y, draws=draws, threat=cell.threat, num_classes=classes, ask=askers[-1]))
+
+    whole = learned(cell.attack)
+    stages = [whole if stage is whole else learned(stage) for stage in whole.stages()]
+    queries, seconds = sum(asker.forwards + asker.backwards for asker in askers), time.perf_counter() - started
+    records.note(key, {"seconds": seconds, "queries": float(queries)})
+    return stages
 
 
 def _with_paid(outcome: Outcome, paid: Tensor) -> Outcome:

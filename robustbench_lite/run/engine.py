@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.attack import Attack, State
+from robustbench_lite.errors import PluginError
 from robustbench_lite.objectives import Goal, choose_targets
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
@@ -218,6 +219,7 @@ class _Engine:
         index = self.job.shapes.padding(len(rows), x.device)
         oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
         state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
+        state = _fitting(state, x[index], self.job.attack)
         state, ledger = state[: len(rows)], oracle.ledger[: len(rows)]
         no = torch.zeros_like(state.done)
         return _Flight(
@@ -278,7 +280,7 @@ class _Engine:
         flight = flight[index] if len(index) > count else flight
         attack, state = self.job.attack, flight.state
         oracle = self._oracle(state.x, state.goal, state.draws, flight.ledger)
-        state = attack.step(state, oracle)
+        state = _fitting(attack.step(state, oracle), state.x, attack)
         state = replace(state, k=state.k + 1)
         over = state.done | (state.k >= attack.length()) | oracle.exhausted
         due = over | self._due(state, oracle)
@@ -428,6 +430,18 @@ class _Engine:
             forwards=torch.tensor([case.forwards for case in cases], device=device),
             backwards=torch.tensor([case.backwards for case in cases], device=device),
         )
+
+
+def _fitting(state: State, x: Tensor, attack: Attack) -> State:
+    """The state, if its points are images like x.
+
+    Raises:
+        PluginError: other shapes or another type would be stretched or rounded after the verdict.
+    """
+    given, wanted = ((tuple(rows.shape), rows.dtype) for rows in (state.adv, x))
+    if given != wanted:
+        raise PluginError(f"{attack.name} made points {given[0]} {given[1]}; accepted: {wanted[0]} {wanted[1]}")
+    return state
 
 
 def _rank(verdict: Verdict, threat: Threat) -> Tensor:

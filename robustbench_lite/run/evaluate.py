@@ -1,6 +1,6 @@
 """`evaluate`: the way through, from a plan or from a model and tensors to a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
-from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.attack import Attack, prepares, resolve_attack
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
@@ -98,7 +98,7 @@ def evaluate(
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
-    attacks: Sequence[str | Attack] | str | None = None,
+    attacks: Sequence[str | Attack] | str | Attack | None = None,
     threat: str | Threat | Sequence[str | Threat] | None = None,
     defense: str | Sequence[str] | None = None,
     dataset: str | None = None,
@@ -124,11 +124,7 @@ def evaluate(
         UserError: something in what was given; the message says what, and what is accepted.
     """
     plan = _planned(plan or Plan(), model, x, attacks, threat, defense, dataset, options)
-    given = (
-        {str(attack): attack for attack in attacks or () if isinstance(attack, Attack)}
-        if not isinstance(attacks, str)
-        else {}
-    )
+    given = _objects(attacks)
     data = None if x is None else _tensors(x, y, plan)
     return run(plan, model=model, data=data, attacks=given, targets=targets, out=out, reporter=reporter, fresh=fresh)
 
@@ -158,6 +154,8 @@ def run(
         data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     _check(chosen, threats, data, targets)
+    if any(map(prepares, chosen.values())):
+        datasets.outside(data, indices, 1)  # there must be something to learn from
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
     output.begin(data, indices, device)
@@ -209,7 +207,6 @@ def _trial(
     """All attacks on one system under one threat, and the checks."""
     frames, needs = [], {}
     for text, attack in attacks.items():
-        reporter.begin(f"{text} on {subject.model}, {subject.defense}, {threat_text}", len(subject.indices))
         cell = Cell(
             subject=subject,
             attack=attack,
@@ -217,11 +214,11 @@ def _trial(
             threat=threat,
             threat_text=threat_text,
             early_exit=plan.early_exit,
-            precision=plan.precision,
-            target_column=None if targets is None else targets.cpu()[torch.from_numpy(subject.indices)],
+            precision="float32" if subject.reduced is None else plan.precision,
+            targets=targets,
             keep=_keep(plan, len(subject.indices)),
         )
-        cell, ran = _with_room(cell, records, reporter)
+        cell, ran = _with_room(cell, records, reporter, collected.output.held)
         subject = cell.subject
         if ran.failed:
             reporter.note(f"{text} on {subject.model}, {subject.defense} failed: {ran.failed}")
@@ -230,23 +227,57 @@ def _trial(
         collected.add(cell, ran)
     if plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
-        found = probe_subject(subject, threat, threat_text, [frame for frame in frames if len(frame)], needs)
-        collected.check(subject, threat_text, found)
+        collected.check(subject, threat_text, _checks(subject, threat, threat_text, frames, needs, reporter))
 
 
-def _with_room(cell: Cell, records: Records, reporter: Reporter) -> tuple[Cell, Ran]:
+def _with_room(
+    cell: Cell, records: Records, reporter: Reporter, held: Callable[[str], frozenset[int]]
+) -> tuple[Cell, Ran]:
     """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
     while True:
+        subject = cell.subject
+        reporter.begin(
+            f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
+        )
         try:
-            return cell, run_cell(cell, records, reporter.advance)
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
         except (torch.OutOfMemoryError, MemoryError) as error:
-            smaller = cell.subject.shapes.smaller()
-            if smaller is None:
-                return cell, Ran(rows=records.rows(cell.key), failed=f"out of memory with one image at a time: {error}")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        reporter.note(f"out of memory; going on with micro-batches of {smaller.most}")
-        cell = replace(cell, subject=replace(cell.subject, shapes=smaller))
+            failed = f"out of memory with one image at a time: {error}"
+        smaller = _smaller(subject, reporter)
+        if smaller is None:
+            return cell, Ran(rows=records.rows(cell.key), failed=failed)
+        cell = replace(cell, subject=smaller)
+
+
+def _checks(
+    subject: Subject,
+    threat: Threat,
+    threat_text: str,
+    frames: Sequence[pd.DataFrame],
+    needs: dict[str, str],
+    reporter: Reporter,
+) -> list[checks.Diagnostic]:
+    """The probes, with ever smaller micro-batches while the memory does not do."""
+    own = [frame for frame in frames if len(frame)]
+    smaller: Subject | None = subject
+    while smaller is not None:
+        try:
+            return probe_subject(smaller, threat, threat_text, own, needs)
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        smaller = _smaller(smaller, reporter)
+    return [checks.unchecked(name, "out of memory") for name in ("zero-gradients", "survives-unbounded-eps")]
+
+
+def _smaller(subject: Subject, reporter: Reporter) -> Subject | None:
+    """The subject in smaller micro-batches, after the memory ran out; None where one image did not fit either."""
+    shapes = subject.shapes.smaller()
+    if shapes is None:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    reporter.note(f"out of memory; going on with micro-batches of {shapes.most}")
+    return replace(subject, shapes=shapes)
 
 
 @dataclass(kw_only=True)
@@ -330,10 +361,22 @@ def _keep(plan: Plan, count: int) -> frozenset[int]:
     return frozenset(range(count if plan.examples == "all" else min(int(plan.examples), count)))
 
 
+def _objects(attacks: Sequence[str | Attack] | str | Attack | None) -> dict[str, Attack]:
+    """The attacks that were given as objects, by what records call them."""
+    every = [attacks] if isinstance(attacks, (str, Attack)) else list(attacks or ())
+    found: dict[str, Attack] = {}
+    for attack in every:
+        if isinstance(attack, Attack) and found.setdefault(str(attack), attack) is not attack:
+            raise UserError(f"two attacks are both called {attack}; give them options, or names, that tell them apart")
+    return found
+
+
 def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
     for attack in attacks.values():
         for threat in threats.values():
             attack.check(threat, data.num_classes)
+            if threat.eps is None and len(attack.stages()) > 1:
+                raise UserError(f"{attack.name} is a cascade and ends at the first break; it needs {threat.norm}:EPS")
             rule = threat.target if threat.goal == "targeted" else attack.target_rule
             if rule == "column":
                 _check_column(targets, data)

@@ -6,6 +6,7 @@ float32 sums, nothing else. The copy is compared with the original on real image
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,17 @@ def fast_copy(system: System, x: Tensor) -> System:
         return system
     try:
         expected = _margins(system, x, None)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # no gradient reaches the image; there is nothing to compare
         return system
-    for attempt in _attempts(system.model):
+    for name, attempt in _attempts(system.model):
         try:
-            candidate = system.with_model(attempt())
+            candidate = replace(system, model=attempt(), notes={**system.notes, "fast": name})
             if _agree(expected, _margins(candidate, x, expected[0])):
                 return candidate
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # a model that cannot be traced or copied is searched as it is
             continue
     return system
@@ -43,9 +48,9 @@ def reduced_copy(system: System, dtype: torch.dtype) -> System:
     return system.with_model(_Autocast(system.model, dtype))
 
 
-def _attempts(model: nn.Module) -> Iterator[Callable[[], nn.Module]]:
-    yield lambda: _ChannelsLast(fuse(model))
-    yield lambda: _ChannelsLast(copy.deepcopy(model))
+def _attempts(model: nn.Module) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    yield "folded", lambda: _ChannelsLast(fuse(model))
+    yield "channels-last", lambda: _ChannelsLast(copy.deepcopy(model))
 
 
 def _has_convolution(model: nn.Module) -> bool:

@@ -1,12 +1,16 @@
 """What a run leaves in its folder, and how it is read back."""
 
+import contextlib
 import json
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,6 +26,8 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import NAMES, Records
 from robustbench_lite.run.subject import Subject
 
+#: a hidden file older than this many seconds is no longer being written by anybody
+_LEFT = 3600
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "scikit-learn")
 
 
@@ -51,8 +57,7 @@ class Output:
             return
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
-                left.unlink(missing_ok=True)
+            _sweep(self.folder)
             self._text("plan.toml", self._plan.to_toml())
             self._json("environment.json", self._environment)
             self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
@@ -72,6 +77,12 @@ class Output:
             with writing(self.folder):
                 atomic_write(self.folder / "timings.parquet", lambda path: frame.to_parquet(path, index=False))
         return clock
+
+    def held(self, key: str) -> frozenset[int]:
+        """Indices of the examples of a cell that an earlier run has kept."""
+        return (
+            frozenset() if self.folder is None else frozenset(_read_examples(self.folder / "examples" / f"{key}.npz"))
+        )
 
     def examples(self, key: str, found: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Keep the adversarial examples of a cell, together with those that an earlier run kept."""
@@ -93,7 +104,7 @@ class Output:
             return
         with writing(self.folder):
             self._json("environment.json", self._environment)
-            result.diagnostics.to_csv(self.folder / "diagnostics.csv", index=False)
+            self._text("diagnostics.csv", result.diagnostics.to_csv(index=False))
             if len(result.records):
                 write_results(self.folder, result.table, result.records)
                 _picture(result, self.folder / "examples.png")
@@ -108,12 +119,13 @@ class Output:
 
 def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) -> None:
     """summary.csv, and curve.csv with curve.png where several radii, or a minimum norm, make a curve."""
-    tables.to_csv(summary, folder / "summary.csv")
-    plots.plot_bars(summary, folder / "bars.png") if bool(summary["eps"].notna().any()) else None
+    atomic_write(folder / "summary.csv", tables.to_csv(summary).encode())
+    if bool(summary["eps"].notna().any()):
+        atomic_write(folder / "bars.png", partial(plots.plot_bars, summary))
     curve = curves.security_curve(records)
     if len(curve) and curve.groupby(["model", "defense", "norm", "attack"])["eps"].nunique().max() > 1:
         atomic_write(folder / "curve.csv", curve.to_csv(index=False).encode())
-        plots.plot_curve(curve, folder / "curve.png")
+        atomic_write(folder / "curve.png", partial(plots.plot_curve, curve))
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -161,6 +173,14 @@ def environment(data: Dataset, device: torch.device) -> dict[str, Any]:
     }
 
 
+def _sweep(folder: Path) -> None:
+    """Delete what runs that were killed while they wrote have left, but nothing that another may be writing now."""
+    for left in folder.rglob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink()
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -188,7 +208,7 @@ def _read_examples(path: Path) -> dict[int, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as held:
             return dict(zip(held["index"].tolist(), held["adv"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return {}
 
 
@@ -214,8 +234,8 @@ def _picture(result: Any, path: Path) -> None:
     rows = rows[:10]
     if not rows or rows[0][2].shape[0] not in (1, 3):
         return
-    plots.plot_examples(
-        path,
+    draw = partial(
+        plots.plot_examples,
         clean=np.stack([result.clean_images[row["index"]] for _, row, _ in rows]),
         adversarial=np.stack([adv for _, _, adv in rows]),
         labels=[row["label"] for _, row, _ in rows],
@@ -225,3 +245,4 @@ def _picture(result: Any, path: Path) -> None:
         rows=[text for text, _, _ in rows],
         title=f"{result.records['dataset'].iloc[0]}, {', '.join(result.plan.models)}, {', '.join(result.plan.threats)}",
     )
+    atomic_write(path, draw)

@@ -11,7 +11,7 @@ from robustbench_lite.objectives import Goal, cross_entropy
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
-from robustbench_lite.run.cell import Cell, run_cell
+from robustbench_lite.run.cell import Cell, Ran, run_cell
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.threat import Threat
@@ -64,7 +64,12 @@ def _zero_gradients(subject: Subject, chosen: torch.Tensor, threat: Threat) -> D
         oracle = Oracle(
             subject.fast, Needs.GRADIENTS, x, Goal(y=y), threat, draws, adaptive=subject.adaptive, watch=False
         )
-        grads = oracle.query(x, cross_entropy, probe=True).grads
+        try:
+            grads = oracle.query(x, cross_entropy, probe=True).grads
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a model that leaves torch on its way
+            return diagnostics.zero_gradients(None, detail=f"no gradient: {error}".splitlines()[0])
         assert grads is not None
         zero += int((grads[0, : end - begin] == 0).flatten(1).all(1).sum())
     return diagnostics.zero_gradients(zero / len(chosen), len(chosen))
@@ -76,10 +81,12 @@ def _unbounded(subject: Subject, chosen: torch.Tensor, threat: Threat) -> Diagno
     if threat.norm not in attack.norms:
         return diagnostics.survives_unbounded_eps(None, 0.0, 0, f"{attack.name} does not support {threat.norm}")
     wide = Threat(norm=threat.norm, eps=threat.geometry.covers(subject.data.shape))
-    rows = _rows(subject, chosen, UNBOUNDED, wide)
+    ran = _ran(subject, chosen, UNBOUNDED, wide)
+    if ran.failed:
+        return diagnostics.survives_unbounded_eps(None, 0.0, 0, f"{attack.name} failed: {ran.failed}")
     labels = subject.labels[chosen]
     prior = float(labels.bincount().max()) / len(labels)
-    return diagnostics.survives_unbounded_eps(1 - float(rows["broken"].mean()), prior, len(chosen))
+    return diagnostics.survives_unbounded_eps(1 - float(ran.rows["broken"].mean()), prior, len(chosen))
 
 
 def _compared(
@@ -101,8 +108,11 @@ def _compared(
             and f"no {kind} attack" in one.detail
             and threat.norm in resolve_attack(probe).norms
         ):
-            rows = _rows(subject, chosen, probe, threat).assign(threat=threat_text)
-            both = pd.concat([part, rows], ignore_index=True)
+            ran = _ran(subject, chosen, probe, threat)
+            if ran.failed:
+                found.append(diagnostics.unchecked(one.name, f"{probe} failed: {ran.failed}"))
+                continue
+            both = pd.concat([part, ran.rows.assign(threat=threat_text)], ignore_index=True)
             one = (
                 diagnostics.noise_beats_gradient(both, {**needs, probe: "labels"})
                 if kind == "noise"
@@ -112,13 +122,13 @@ def _compared(
     return found
 
 
-def _rows(subject: Subject, chosen: torch.Tensor, attack: str, threat: Threat) -> pd.DataFrame:
-    """Records of a probe, in memory."""
+def _ran(subject: Subject, chosen: torch.Tensor, attack: str, threat: Threat) -> Ran:
+    """What a probe found, in memory."""
     small = _narrowed(subject, chosen)
     cell = Cell(
         subject=small, attack=resolve_attack(attack), attack_text=attack, threat=threat, threat_text=str(threat)
     )
-    return run_cell(cell, Records(None), lambda done, broken: None).rows
+    return run_cell(cell, Records(None), lambda done, broken: None)
 
 
 def _narrowed(subject: Subject, chosen: torch.Tensor) -> Subject:

@@ -6,7 +6,6 @@ bytes however often the run was killed on the way.
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-_WHOLE_FILE = "rows.parquet"
+_WHOLE_FILE, _NOTES = "rows.parquet", "setup.json"
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
 NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
 
@@ -52,15 +51,6 @@ def cell_key(facts: Mapping[str, Any]) -> str:
     """32 letters over everything that could change a number of this cell."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def source_digest(kind: type) -> str:
-    """8 letters over the file that holds a plugin's class: another version of the code is another key."""
-    try:
-        text = Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):
-        text = repr(kind).encode()
-    return hashlib.blake2b(text, digest_size=4).hexdigest()
 
 
 class Records:
@@ -73,19 +63,13 @@ class Records:
     def __init__(self, folder: Path | None, *, fresh: bool = False) -> None:
         self._folder, self._fresh = folder, fresh
         self._memory: dict[str, pd.DataFrame] = {}
+        self._notes: dict[str, dict[str, float]] = {}
         self._forgotten: set[str] = set()
 
     def rows(self, key: str) -> pd.DataFrame:
         """What is known of the cell, sorted by index; part files that cannot be read count as not computed."""
         frames = [self._memory[key]] if key in self._memory else []
-        for path in self._files(key):
-            try:
-                frames.append(pq.read_table(path, schema=SCHEMA).to_pandas())
-            except (OSError, pa.ArrowException):
-                continue
-        if not frames:
-            return pd.DataFrame({name: [] for name in COLUMNS})
-        return _tidy(pd.concat(frames, ignore_index=True))
+        return _joined([*frames, *map(_read, self._files(key))])
 
     def append(self, key: str, rows: pd.DataFrame) -> None:
         """Add rows of the cell; on disk once this returns."""
@@ -99,28 +83,44 @@ class Records:
 
     def finish(self, key: str) -> pd.DataFrame:
         """Make one sorted file of the parts; the rows of the cell."""
-        rows = self.rows(key)
         if self._folder is None:
-            self._memory[key] = rows
-            return rows
-        files = self._files(key)
-        whole = self._folder / key / _WHOLE_FILE
+            return self.rows(key)
+        files, whole = self._files(key), self._folder / key / _WHOLE_FILE
+        rows = _joined([_read(path) for path in files])
+        if not all(path.exists() for path in files):  # another process has joined them meanwhile
+            return self.finish(key)
         if files and files != [whole]:
             self._write(whole, rows)
-            for path in files:
+            for path in files:  # those that were read, and none that another process has written since
                 if path != whole:
                     path.unlink(missing_ok=True)
         return rows
 
+    def note(self, key: str, facts: Mapping[str, float]) -> None:
+        """Keep what a cell cost besides its rows."""
+        self._notes[key] = dict(facts)
+        if self._folder is not None:
+            with writing(self._folder.parent):
+                atomic_write(self._folder / key / _NOTES, json.dumps(self._notes[key]).encode())
+
+    def noted(self, key: str) -> dict[str, float]:
+        """What was noted of the cell, by this run or an earlier one; nothing if it cannot be read."""
+        if key not in self._notes and self._folder is not None:
+            try:
+                self._notes[key] = json.loads((self._folder / key / _NOTES).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return {}
+        return self._notes.get(key, {})
+
     def _files(self, key: str) -> list[Path]:
         if self._folder is None:
             return []
-        files = sorted((self._folder / key).glob("*.parquet"))
+        files = sorted((self._folder / key).glob("*.parquet"), key=lambda path: (path.name != _WHOLE_FILE, path.name))
         if not self._fresh or key in self._forgotten:
             return files
         self._forgotten.add(key)
-        for path in files:
-            path.unlink()
+        for path in [*files, self._folder / key / _NOTES]:
+            path.unlink(missing_ok=True)
         return []
 
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
@@ -139,7 +139,20 @@ def read_all(folder: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in COLUMNS})
 
 
-def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
+def _read(path: Path) -> pd.DataFrame:
+    """The rows of a file; none if it cannot be read."""
+    try:
+        return pq.read_table(path, schema=SCHEMA).to_pandas()
+    except (OSError, pa.ArrowException):
+        return pd.DataFrame({name: [] for name in COLUMNS})
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows, each sample once, sorted by index."""
+    filled = [rows for rows in parts if len(rows)]
+    if not filled:
+        return pd.DataFrame({name: [] for name in COLUMNS})
+    rows = pd.concat(filled, ignore_index=True)
     return rows.drop_duplicates("index", keep="last").sort_values("index", kind="stable").reset_index(drop=True)
 
 

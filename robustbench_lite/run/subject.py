@@ -12,6 +12,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import concat
 from robustbench_lite.run.fast import fast_copy, reduced_copy
+from robustbench_lite.run.manners import well_behaved
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
 from robustbench_lite.run.verdict import Clean, look
 from robustbench_lite.system import System
@@ -79,28 +80,27 @@ def prepare(
     adaptive: bool,
     batch: int | None = None,
     precision: str = "float32",
-    shapes: Shapes | None = None,
     quick: bool = True,
 ) -> Subject:
     """Move the system to its device, choose batch sizes, make the fast copy and look at the clean images.
 
     Args:
-        shapes: sizes to use instead of probing (after the memory ran out).
         quick: search on a faster copy where it agrees with the original.
 
     Raises:
-        UserError: the system's answers do not fit the data.
+        UserError: the system's answers do not fit the data, or one image at a time does not fit into memory.
     """
     system = system.to(device)
     fits(system, data)
-    some = torch.arange(min(_PROBED, len(indices)))
-    x, y, _ = load(data, indices, some, seed, device)
-    _check_scores(system, x[:2], y[:2])
-    fast = fast_copy(system, x) if quick else system
-    if shapes is None:
-        shapes = default_shapes(device, batch, data.shape)
-        shapes = shapes if system.randomised else probe(fast, x, shapes)
-    parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
+    shapes: Shapes | None = default_shapes(device, batch, data.shape)
+    while shapes is not None:
+        try:
+            system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick)
+            break
+        except (torch.OutOfMemoryError, MemoryError):
+            shapes = shapes.smaller()
+    else:
+        raise UserError(f"{system.name} does not fit into the memory of {device} with one image at a time")
     reduced = reduced_copy(fast, torch.bfloat16) if precision == "bfloat16" else None
     return Subject(
         model=model,
@@ -111,7 +111,7 @@ def prepare(
         data=data,
         indices=indices,
         shapes=shapes,
-        clean=concat(parts),
+        clean=clean,
         seed=seed,
         adaptive=adaptive,
     )
@@ -130,14 +130,17 @@ def fits(system: System, data: Dataset) -> None:
         raise UserError(f"labels reach {top} but {system.name} has {system.num_classes} classes")
 
 
-def _check_scores(system: System, x: Tensor, y: Tensor) -> None:
-    with torch.no_grad():
-        scores = system(x, Draws.for_images(0, x, y), 0).scores
-    if scores.shape != (len(x), system.num_classes):
-        given, wanted = tuple(scores.shape), (len(x), system.num_classes)
-        raise UserError(
-            f"{system.name} answers {len(x)} images with shape {given}; accepted: {wanted}, one row of logits an image"
-        )
+def _measured(
+    system: System, data: Dataset, indices: np.ndarray, seed: int, device: torch.device, shapes: Shapes, quick: bool
+) -> tuple[System, System, Shapes, Clean]:
+    """The system as it behaves, its fast copy, the sizes that it allows, and its answers to the clean images."""
+    some = torch.arange(min(_PROBED, len(indices), shapes.most))
+    x, y, _ = load(data, indices, some, seed, device)
+    system = well_behaved(system, x, y)
+    fast = fast_copy(system, x) if quick else system
+    shapes = shapes if system.randomised else probe(fast, x, shapes)
+    parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
+    return system, fast, shapes, concat(parts)
 
 
 def _slices(

@@ -103,7 +103,7 @@ def look(system: System, x: Tensor, y: Tensor, draws: Draws, shapes: Shapes) -> 
         scores=said.scores,
         prediction=said.prediction,
         margin=said.margin,
-        wrong=(said.prediction != y) | said.rejected | said.nan,
+        wrong=(said.prediction != y) | said.broken | said.rejected | said.nan,
         rejected=said.rejected,
         score=said.score,
         nan=said.nan,
@@ -126,9 +126,10 @@ class _Said(Rows):
 def _answers(system: System, x: Tensor, goal: Goal, draws: Draws, shapes: Shapes, begin: int, end: int) -> _Said:
     """The answers to rows begin..end, padded; over several draws where the system is randomised."""
     index = begin + shapes.padding(end - begin, x.device)
-    x, goal, draws = x[index], goal[index], draws[index]
+    x, goal, draws = x[index].contiguous(), goal[index], draws[index]
     count = RANDOM_DRAWS if system.randomised else 1
-    draws = draws.fold(0x7E57) if system.randomised else draws  # not the draws that the search has seen
+    if system.randomised:  # not the draws that the search has seen, and the same in every lane
+        draws = draws.fold(0x7E57).in_lane(0)
     outputs = [system(x, draws, number) for number in range(count)]
     reached = torch.stack([goal.reached(one) for one in outputs]).double().mean(0)
     mean = outputs[0] if count == 1 else _mean(outputs)
