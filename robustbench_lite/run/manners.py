@@ -64,7 +64,7 @@ def _answers(system: System, x: Tensor, y: Tensor) -> Tensor:
         outputs = system(x, Draws.for_images(0, x, y), 0)
     except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
-    except Exception as error:  # whatever the user's network raises
+    except (Exception, SystemExit) as error:  # whatever the user's network raises
         first = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{system.name} cannot answer {len(x)} images {tuple(x.shape[1:])}: {first}") from error
     _check_shapes(system, outputs, len(x))

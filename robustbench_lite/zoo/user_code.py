@@ -159,7 +159,7 @@ def _imported(path: Path) -> ModuleType:
     try:
         with _importable(path):
             made.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{path} raised {type(error).__name__} when it was imported: {first_line(error)}") from error
     return module
@@ -183,7 +183,7 @@ def _called(
         accepted = inspect.signature(function).parameters
         with _importable(path):
             module = function(**{key: value for key, value in offered.items() if key in accepted})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{name} returned a {type(module).__name__}; accepted: a torch.nn.Module")

@@ -366,6 +366,13 @@ def test_a_detector_end_to_end() -> None:
     assert not broken["rejected"].any()
 
 
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)", "def net():\n    raise SystemExit(0)"])
+def test_a_model_file_that_exits_does_not_end_the_run_in_peace(tmp_path: Path, code: str) -> None:
+    (tmp_path / "net.py").write_text(code, encoding="utf-8")
+    with pytest.raises(UserError, match="SystemExit"):
+        rbl.evaluate(f"{tmp_path / 'net.py'}:net", dataset="digits", samples=8, attacks="fgsm", threat="Linf:0.1")
+
+
 class Viewing(nn.Module):
     """A network that takes contiguous images only."""
 
