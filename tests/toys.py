@@ -12,7 +12,8 @@ from robustbench_lite.objectives import cross_entropy
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import concat
-from robustbench_lite.run.engine import Outcome, Search, search
+from robustbench_lite.run.engine import Search, search
+from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.run.verdict import look
 from robustbench_lite.system import System

@@ -16,7 +16,8 @@ from robustbench_lite.attack import Asker, Attack, Setup, prepares
 from robustbench_lite.data import outside
 from robustbench_lite.errors import UserError
 from robustbench_lite.fingerprint import fingerprint, source_digest
-from robustbench_lite.run.engine import Outcome, Search, search
+from robustbench_lite.run.engine import Search, search
+from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.records import COLUMNS, Records, cell_key
 from robustbench_lite.run.subject import Subject, load
 from robustbench_lite.run.verdict import CLEAN_WRONG, RANDOM_DRAWS, REASONS, TARGET_IS_LABEL

@@ -18,6 +18,7 @@ from robustbench_lite.objectives import Goal, choose_targets
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along, concat, overwrite
+from robustbench_lite.run.outcomes import Bests, Outcome
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.run.verdict import Clean, Verdict, judge, rounded
 from robustbench_lite.system import System
@@ -53,23 +54,6 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome(Rows):
-    """The end of n samples; all (n,) but adv (n, c, h, w). `sample` is the position that the search was given.
-
-    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke).
-    """
-
-    sample: Tensor
-    adv: Tensor
-    verdict: Verdict
-    forwards: Tensor
-    backwards: Tensor
-    lane: Tensor
-    break_forward: Tensor
-    target: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Flight(Rows):
     """Rows on their way: where they stand, what they cost, whose they are.
 
@@ -99,64 +83,6 @@ class _Case:
     backwards: int = 0
 
 
-class _Bests:
-    """The best judged point of every sample that is under way, in slots that are used again."""
-
-    def __init__(self) -> None:
-        self.rows: Outcome | None = None
-        self.rank = torch.zeros(0, dtype=torch.float64)
-        self.filled = torch.zeros(0, dtype=torch.bool)
-        self.free: list[int] = []
-
-    def take(self) -> int:
-        """A free slot."""
-        if not self.free:
-            size = len(self.filled)
-            more = max(64, size)
-            self.free = list(range(size + more - 1, size - 1, -1))
-            self.rank = torch.cat((self.rank, self.rank.new_zeros(more)))
-            self.filled = torch.cat((self.filled, self.filled.new_zeros(more)))
-            if self.rows is not None:
-                self.rows = concat(
-                    [self.rows, self.rows[torch.zeros(more, dtype=torch.int64, device=self.rows.adv.device)]]
-                )
-        slot = self.free.pop()
-        self.filled[slot] = False
-        return slot
-
-    def offer(self, slots: Tensor, rows: Outcome, rank: Tensor, *, first_break: bool) -> None:
-        """Keep the rows that beat what is there: a break first, then a higher rank.
-
-        Args:
-            slots: (n,) on the CPU, each once. first_break: a break that is there already is never replaced.
-        """
-        if self.rows is None:
-            self.rows = rows[torch.zeros(len(self.filled), dtype=torch.int64, device=rows.adv.device)]
-        device = rows.adv.device
-        there = self.rows.verdict.broken[slots.to(device)].cpu() & self.filled[slots]
-        broken, rank = rows.verdict.broken.cpu(), rank.cpu()
-        better = (broken & ~there) | ((broken == there) & (rank > self.rank[slots]))
-        better = better & ~(there & first_break) | ~self.filled[slots]
-        chosen = better.nonzero().squeeze(1)
-        if not len(chosen):
-            return
-        into = slots[chosen]
-        overwrite(self.rows, into.to(device), rows[chosen.to(device)])
-        self.rank[into], self.filled[into] = rank[chosen], True
-
-    def broken(self, slots: Tensor) -> Tensor:
-        """Which slots hold a confirmed break, (n,) bool on the CPU."""
-        if self.rows is None:
-            return torch.zeros(len(slots), dtype=torch.bool)
-        return self.rows.verdict.broken[slots.to(self.rows.adv.device)].cpu() & self.filled[slots]
-
-    def release(self, slots: list[int]) -> "Outcome":
-        """What the slots hold; they are free afterwards."""
-        assert self.rows is not None
-        self.free.extend(slots)
-        return self.rows[torch.tensor(slots, device=self.rows.adv.device)]
-
-
 def search(job: Search, samples: Tensor, clean: Clean) -> Iterator[Outcome]:
     """Attack the samples and yield them as they end, in any order, some at a time.
 
@@ -177,7 +103,7 @@ class _Engine:
         self.first_break = job.stop_early and job.threat.eps is not None
         self.waiting: deque[int] = deque(samples.tolist())  # samples whose next lanes may start
         self.cases: dict[int, _Case] = {}
-        self.bests = _Bests()
+        self.bests = Bests()
         self.flying: _Flight | None = None
         self.parked: list[_Flight] = []
         self.ended: list[Outcome] = []

@@ -11,7 +11,7 @@ from toys import Climb, Scripted, affine, run, samples, two_layers
 from robustbench_lite.attack import Needs, State
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
-from robustbench_lite.run.engine import Outcome
+from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.threat import Threat
 
