@@ -30,13 +30,6 @@ class Rows:
         """The same rows on another device."""
         return replace(self, **{name: value.to(device) for name, value in self._sliceable().items()})
 
-    def nbytes(self) -> int:
-        """The memory that the tensors hold, in bytes."""
-        total = 0
-        for value in self._sliceable().values():
-            total += value.nbytes() if isinstance(value, Rows) else value.numel() * value.element_size()
-        return total
-
     def _sliceable(self) -> dict[str, Any]:
         own = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         return {name: value for name, value in own if isinstance(value, (Tensor, Rows))}

@@ -238,7 +238,7 @@ class _Engine:
         """Put one question about every parked row to the verdict, and let the rows go that need no other."""
         flight = self._ask(self._due_now())
         if self.side_by_side > 1:  # no lane of a sample flies on while another waits for an answer
-            while len(rows := self._waits(flight).nonzero().squeeze(1)):
+            while len(rows := self._waits(flight, self._broken(flight)).nonzero().squeeze(1)):
                 overwrite(flight, rows, self._ask(flight[rows]))
         self._settle(flight)
 
@@ -300,9 +300,8 @@ class _Engine:
             there = chosen.to(adv.device)
             self.bests.offer(slots[chosen], points[there], rank[there], first_break=self.first_break)
 
-    def _waits(self, flight: _Flight) -> Tensor:
+    def _waits(self, flight: _Flight, broken: Tensor) -> Tensor:
         """Which rows have another question: the point itself, or the last one, which a confirmed break makes idle."""
-        broken = self._broken(flight)
         last = flight.over & ~flight.answered
         if self.job.threat.eps is not None:
             last = last & ~broken
@@ -314,10 +313,11 @@ class _Engine:
 
     def _settle(self, flight: _Flight) -> None:
         """End lanes and samples, keep those back that wait for an answer, and send the rest into the air again."""
-        waits = self._waits(flight)
+        broken = self._broken(flight)
+        waits = self._waits(flight, broken)
         leaves = flight.over & ~waits
         if self.first_break:
-            leaves = leaves | self._broken(flight)
+            leaves = leaves | broken
         if len(back := waits.nonzero().squeeze(1)):
             self.parked.append(flight[back])
         rows = leaves.nonzero().squeeze(1).tolist()

@@ -125,7 +125,7 @@ def evaluate(
     """
     plan = _planned(plan or Plan(), model, x, attacks, threat, defense, dataset, options)
     given = _objects(attacks)
-    data = None if x is None else _tensors(x, y, plan)
+    data = None if x is None else _tensors(x, y)
     return run(plan, model=model, data=data, attacks=given, targets=targets, out=out, reporter=reporter, fresh=fresh)
 
 
@@ -430,7 +430,7 @@ def _name_of(model: Any) -> str:
     return str(model.name) if isinstance(model, System) else type(model).__name__
 
 
-def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None, plan: Plan) -> Dataset:
+def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None) -> Dataset:
     """A dataset of the caller's tensors, without copying them."""
     from robustbench_lite.data.tensors import from_tensors
 

@@ -131,14 +131,6 @@ class Records:
             atomic_write(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def read_all(folder: Path) -> pd.DataFrame:
-    """Every row under DIR/records, cell by cell."""
-    keys = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
-    store = Records(folder)
-    frames = [store.rows(key) for key in keys]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in COLUMNS})
-
-
 def _read(path: Path) -> pd.DataFrame:
     """The rows of a file; none if it cannot be read."""
     try:

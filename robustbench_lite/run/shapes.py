@@ -10,20 +10,16 @@ keeps to one block as well.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from robustbench_lite.objectives import Goal, cross_entropy
-from robustbench_lite.rows import Rows
 from robustbench_lite.system import System
 
-R = TypeVar("R", bound=Rows)
 FLOORS = {"cpu": 32, "cuda": 256}
-#: values of a micro-batch's images, and the fewest and most rows that this may come to
-VALUES = {"cpu": 1 << 18, "cuda": 1 << 22}
-LEAST, MOST = {"cpu": 32, "cuda": 256}, {"cpu": 512, "cuda": 4096}
+#: values of a micro-batch's images, and the most rows that this may come to; a block is the fewest
+VALUES, MOST = {"cpu": 1 << 18, "cuda": 1 << 22}, {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +68,7 @@ def default_shapes(device: torch.device, batch: int | None, image: tuple[int, ..
     Without it, small images come in large batches (there the network takes less time than the bookkeeping).
     """
     kind = device.type if device.type in FLOORS else "cpu"
-    most = min(max(VALUES[kind] // math.prod(image), LEAST[kind]), MOST[kind]) if batch is None else batch
+    most = min(max(VALUES[kind] // math.prod(image), FLOORS[kind]), MOST[kind]) if batch is None else batch
     return Shapes(batch=most, floor=min(FLOORS[kind], most))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robustbench_lite.run.records import COLUMNS, SCHEMA, Records, cell_key, read_all
+from robustbench_lite.run.records import COLUMNS, SCHEMA, Records, cell_key
 
 
 def frame(indices: list[int], broken: bool = False) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def test_fresh_forgets_what_was_there(tmp_path: Path) -> None:
     assert store.rows("k").empty
     store.append("k", frame([2]))
     assert store.rows("k")["index"].tolist() == [2]
-    assert read_all(tmp_path)["index"].tolist() == [2]
+    assert Records(tmp_path).rows("k")["index"].tolist() == [2]
 
 
 def test_a_key_covers_every_fact() -> None:
