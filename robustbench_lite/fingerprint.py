@@ -142,6 +142,7 @@ def _held(cell: Any) -> object:
         return None
 
 
+@functools.lru_cache(maxsize=1024)  # a network has many layers of few classes
 def _source_of(code: type | FunctionType) -> str:
     """The text of a class or function; torch's own is told by torch's version, which is in every key besides."""
     if (code.__module__ or "").partition(".")[0] == "torch":

@@ -85,6 +85,7 @@ class System:
         purifiers: applied in order before the model. detector: may reject; None without one.
         randomised: the answer of one image differs from call to call.
         differentiable_as: what the adaptive adversary differentiates instead of `model` (undistilled logits, say).
+        channels_last: hand the images to the model in that order of memory, which some machines compute faster in.
     """
 
     model: nn.Module
@@ -95,6 +96,7 @@ class System:
     detector: Detector | None = None
     model_is_random: bool = False
     differentiable_as: nn.Module | None = None
+    channels_last: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,10 @@ class System:
         for purifier in self.purifiers:
             x = _purify(purifier, x, draws, index, adaptive)
         model = self.differentiable_as if adaptive and self.differentiable_as is not None else self.model
-        scores = model(x)
+        if self.channels_last and model is self.model:
+            scores = model(x.contiguous(memory_format=torch.channels_last))
+        else:
+            scores = model(x)
         reject = None if self.detector is None else self.detector.score(x) - self.detector.threshold
         return Outputs(scores=scores.float(), reject=reject)
 
@@ -185,4 +190,9 @@ def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int,
         return part.apply(x, draws, index)
     with torch.no_grad():
         hard = part.apply(x, draws, index)
-    return cast(Tensor, _Straight.apply(hard, part.surrogate(x)))
+    return straight_through(hard, part.surrogate(x))
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of the first, the gradient of the second (BPDA: Athalye et al. 2018, arXiv 1802.00420, sec. 4.1)."""
+    return cast(Tensor, _Straight.apply(hard, soft))

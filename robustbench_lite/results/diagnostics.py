@@ -71,12 +71,12 @@ def noise_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None 
         records: of one system and threat.
         needs: attack text -> needs; `gradients` makes a gradient attack. Without it, the built-in names do.
     """
-    return _beats("noise-beats-gradient", records, _is(NOISE), _gradient(needs), ("noise", "gradient"))
+    return _beats("noise-beats-gradient", _only(records), _is(NOISE), _gradient(needs), ("noise", "gradient"))
 
 
 def one_step_beats_iterative(records: pd.DataFrame) -> Diagnostic:
     """Share of samples of one system and threat that a one-step attack broke and no iterative one did."""
-    return _beats("one-step-beats-iterative", records, _one_step, _iterative, ("one-step", "iterative"))
+    return _beats("one-step-beats-iterative", _only(records), _one_step, _iterative, ("one-step", "iterative"))
 
 
 def zero_gradients(fraction: float | None, n: int = 0, detail: str = "") -> Diagnostic:
@@ -142,8 +142,8 @@ def from_records(
         found[trial.system] = (
             invalid_examples(own),
             nan_scores(own),
-            noise_beats_gradient(own, needs),
-            one_step_beats_iterative(own),
+            _beats("noise-beats-gradient", trial, _is(NOISE), _gradient(needs), ("noise", "gradient")),
+            _beats("one-step-beats-iterative", trial, _one_step, _iterative, ("one-step", "iterative")),
             not_monotone_in_eps(records[system & same_goal & records["norm"].isin(own["norm"].unique())]),
         )
     return found
@@ -155,14 +155,18 @@ def frame(found: Mapping[System, Iterable[Diagnostic]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def _only(records: pd.DataFrame) -> Trial:
+    (trial,) = trials(records)
+    return trial
+
+
 def _beats(
     name: str,
-    records: pd.DataFrame,
+    trial: Trial,
     weak: Callable[[str], bool],
     strong: Callable[[str], bool],
     words: tuple[str, str],
 ) -> Diagnostic:
-    (trial,) = trials(records)
     sides = [_broken(trial, kind) for kind in (weak, strong)]
     for side, word in zip(sides, words, strict=True):
         if side is None:
@@ -191,7 +195,7 @@ def _fixed_eps(cell: Cell) -> bool:
 
 
 def _is(names: frozenset[str]) -> Callable[[str], bool]:
-    return lambda attack: specs.parse(attack).name in names
+    return lambda attack: specs.head(attack) in names
 
 
 def _gradient(needs: Mapping[str, str] | None) -> Callable[[str], bool]:
@@ -201,8 +205,8 @@ def _gradient(needs: Mapping[str, str] | None) -> Callable[[str], bool]:
 
 
 def _one_step(attack: str) -> bool:
-    spec = specs.parse(attack)
-    return spec.name in ONE_STEP or (spec.name in ITERATIVE and spec.options.get("steps") == "1")
+    name = specs.head(attack)
+    return name in ONE_STEP or (name in ITERATIVE and specs.parse(attack).options.get("steps") == "1")
 
 
 def _iterative(attack: str) -> bool:
@@ -211,6 +215,9 @@ def _iterative(attack: str) -> bool:
 
 def _lines(records: pd.DataFrame) -> Iterable[tuple[str, list[tuple[float, float]], int, float]]:
     """(attack, points, n, clean accuracy) of every attack that ran at several eps, or at eps 0."""
+    radii = records["eps"].dropna().unique()
+    if len(radii) < 2 and 0 not in radii:
+        return
     summary = summarise(records)
     rows = summary[(summary["attack"] != WORST_CASE) & summary["eps"].notna() & summary["robust_acc"].notna()]
     for attack, own in rows.groupby("attack", sort=False):

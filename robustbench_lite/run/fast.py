@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from robustbench_lite.objectives import Goal, margin
+from robustbench_lite.run.exact import exact_math
 from robustbench_lite.system import System
 
 _TOLERANCE = 1e-3
+#: of scores, relative to the largest: another order of the same sums
+_DUST = 1e-5
+#: images that the copies are compared on: a wrong fold shows on each of them
+_COMPARED = 8
 
 
 def fast_copy(system: System, x: Tensor) -> System:
@@ -25,6 +30,7 @@ def fast_copy(system: System, x: Tensor) -> System:
     """
     if system.randomised or not _has_convolution(system.model):
         return system
+    x = x[:_COMPARED]
     try:
         expected = _margins(system, x, None)
     except torch.OutOfMemoryError:
@@ -41,6 +47,31 @@ def fast_copy(system: System, x: Tensor) -> System:
         except Exception:  # a model that cannot be traced or copied is searched as it is
             continue
     return system
+
+
+@torch.no_grad()
+def in_fast_layout(system: System, x: Tensor) -> System:
+    """The same system, shown its images in channels-last order, where it takes them so and answers alike.
+
+    Network, weights and float32 are the original's; only where a pixel lies in memory differs, and with it the last bits of
+    sums, as between two machines. On a CPU a forward of plain convolutions takes 0.85 of the time.
+
+    Args:
+        x: (n, c, h, w), images to compare the answers on.
+    """
+    if system.randomised or x.device.type != "cpu" or not _has_convolution(system.model):
+        return system
+    x, other = x[:_COMPARED], replace(system, channels_last=True)
+    with exact_math():
+        expected = system(x).scores
+        try:
+            found = other(x).scores
+        except RuntimeError:  # a network that views its input as it lies in memory
+            return system
+    alike = bool(expected.isfinite().all()) and float((expected - found).abs().max()) <= _DUST * float(
+        expected.abs().max()
+    )
+    return other if alike else system
 
 
 def reduced_copy(system: System, dtype: torch.dtype) -> System:
