@@ -5,9 +5,9 @@ devices, touches global random state, stops early, counts, or judges itself: `ru
 live model without records.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import plugins, specs
 from robustbench_lite.errors import UserError
+from robustbench_lite.networks import Architecture, Model
 from robustbench_lite.objectives import Goal, Objective, choose_targets
 from robustbench_lite.oracle import EOT, Answer, Ledger, Needs, Oracle
 from robustbench_lite.randomness import Draws
@@ -23,7 +24,22 @@ from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 ALL_NORMS = ("Linf", "L2", "L1", "L0")
-__all__ = ["ALL_NORMS", "EOT", "Asker", "Attack", "Cost", "Goal", "Needs", "Setup", "State", "craft", "resolve_attack"]
+__all__ = [
+    "ALL_NORMS",
+    "EOT",
+    "Architecture",
+    "Asker",
+    "Attack",
+    "Cost",
+    "Goal",
+    "Learned",
+    "Model",
+    "Needs",
+    "Setup",
+    "State",
+    "craft",
+    "resolve_attack",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +51,7 @@ class State(Rows):
         goal, threat, draws: what is wanted, what is allowed, and the rows' random streams.
         k: (n,) int64, the steps that each row has taken; the engine counts them. Rows of different ages share a batch.
         done: (n,) bool, rows that have nothing left to try; the engine retires them.
+        witness: (n, k), what `adv` is rendered from, under a threat that is `rendered`; the verdict renders it again.
     """
 
     x: Tensor
@@ -44,6 +61,7 @@ class State(Rows):
     draws: Draws
     k: Tensor
     done: Tensor
+    witness: Tensor | None = None
 
     @classmethod
     def begin(cls, x: Tensor, goal: Goal, threat: Threat, draws: Draws, adv: Tensor, **more: Any) -> Any:
@@ -85,8 +103,23 @@ class Setup:
     ask: Callable[..., Answer]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What `prepare` has learned, as it is kept.
+
+    Args:
+        tensors: by name. figures: what is worth telling of it, by name.
+    """
+
+    tensors: Mapping[str, Tensor]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 class Asker:
     """The oracle while an attack prepares: any number of images, all counted, nothing watched.
+
+    What goes beyond the attack's `setup_budget` is neither shown nor counted: its label is -1, its objectives -inf, its
+    gradients 0.
 
     Args:
         attack: shown what it declared. system, threat: what will be attacked. seed: of the system's own randomness.
@@ -112,7 +145,7 @@ class Asker:
         """Show x (n, c, h, w) with labels y (n,) to the system."""
         y = torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y
         block, asked = self._block or max(len(x), 1), self.forwards
-        return _joined([self._ask(part, objectives, asked, block) for part in _cut(x, y, block)])
+        return Answer.joined([self._ask(part, objectives, asked, block) for part in _cut(x, y, block)])
 
     def _ask(self, part: tuple[Tensor, Tensor], objectives: tuple[Objective, ...], asked: int, block: int) -> Answer:
         """One block; images asked before set the place in the random streams, so that asking twice draws twice."""
@@ -123,37 +156,17 @@ class Asker:
         oracle = Oracle(
             self._system, needs, x, goal, threat, draws, ledger=ledger, adaptive=self._adaptive, watch=False
         )
-        answer = oracle.query(x, *objectives, probe=True)
+        budget = self._attack.setup_budget
+        paid = count if budget is None else max(0, min(count, budget - self.forwards))
+        answer = oracle.query(x, *objectives, probe=True, asking=None if paid == count else index < paid)
         self.forwards += int((oracle.ledger.forwards[:count] - asked).sum())
         self.backwards += int(oracle.ledger.backwards[:count].sum())
-        return _first(answer, count)
+        return answer.first(count)
 
 
 def _cut(x: Tensor, y: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
     for begin in range(0, max(len(x), 1), block):
         yield x[begin : begin + block], y[begin : begin + block]
-
-
-def _first(answer: Answer, count: int) -> Answer:
-    """The answer to the first images."""
-    return Answer(
-        values=answer.values[:, :count],
-        grads=None if answer.grads is None else answer.grads[:, :count],
-        scores=None if answer.scores is None else answer.scores[:count],
-        labels=None if answer.labels is None else answer.labels[:count],
-        adversarial=answer.adversarial[:count],
-    )
-
-
-def _joined(answers: list[Answer]) -> Answer:
-    """The answers to several blocks as one."""
-
-    def join(name: str, along: int) -> Any:
-        parts = [getattr(answer, name) for answer in answers]
-        return None if parts[0] is None else torch.cat(parts, along)
-
-    names = {"values": 1, "grads": 1, "scores": 0, "labels": 0, "adversarial": 0}
-    return Answer(**{name: join(name, along) for name, along in names.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +185,17 @@ class Attack:
     version: ClassVar[int] = 1
     #: the watch sits elsewhere (a substitute, say): only the last point is judged, once
     submits_last: ClassVar[bool] = False
+    #: another library's code: run as it is, on a micro-batch at a time, and exempt from the law that rows feel no neighbours
+    foreign: ClassVar[bool] = False
+
+    @classmethod
+    def read(cls, text: str) -> "Attack":
+        """The attack that a spec string with this name means.
+
+        Raises:
+            UserError: an unknown option or a value that does not fit.
+        """
+        return specs.build(cls, specs.parse(text).options, resolve=_inner)
 
     def start(self, x: Tensor, goal: Goal, threat: Threat, draws: Draws, oracle: Oracle) -> State:
         """The state before the first step; may ask the oracle."""
@@ -213,6 +237,23 @@ class Attack:
         """The most forwards that the oracle pays for a sample; None: no cap."""
         return None
 
+    @property
+    def setup_budget(self) -> int | None:
+        """The most forwards that `prepare` is paid for; None: no cap."""
+        return None
+
+    @property
+    def crafted_on(self) -> System | None:
+        """The system that the examples are made on, where it is not the one that is attacked.
+
+        Records tell what it says of the clean images, and whether the examples break it.
+        """
+        return None
+
+    def under(self, threat: Threat, num_classes: int) -> "Attack":
+        """The attack as it is run under this threat on a system of so many classes; a cascade may choose its stages by it."""
+        return self
+
     def stages(self) -> Sequence["Attack"]:
         """The attacks of a cascade, each run on what is still unbroken; an ordinary attack is its own only stage."""
         return (self,)
@@ -220,6 +261,19 @@ class Attack:
     def prepare(self, setup: Setup) -> "Attack":
         """Learn what comes first (a substitute, a universal patch) and return the attack that has learned it."""
         return self
+
+    def learns(self, threat: Threat) -> bool:
+        """Whether there is anything to learn under this threat; if not, `prepare` is not called, and needs no data."""
+        return type(self).prepare is not Attack.prepare
+
+    @property
+    def learned(self) -> Learned | None:
+        """Of an attack that has prepared: what it has learned, to be kept with the records; None keeps nothing."""
+        return None
+
+    def recall(self, learned: Learned, setup: Setup) -> "Attack":
+        """What `prepare` returned, from what was kept of it: a run that goes on does not learn again, and asks nothing."""
+        raise NotImplementedError
 
     def check(self, threat: Threat, num_classes: int) -> None:
         """Refuse a threat that this attack was not made for.
@@ -237,9 +291,9 @@ class Attack:
         return str(specs.Spec(self.name, specs.options_of(self)))
 
 
-def prepares(attack: Attack) -> bool:
+def prepares(attack: Attack, threat: Threat) -> bool:
     """Whether the attack, or a stage of it, learns something first."""
-    return any(type(stage).prepare is not Attack.prepare for stage in (attack, *attack.stages()))
+    return any(stage.learns(threat) for stage in (attack, *attack.stages()))
 
 
 def resolve_attack(attack: "str | Attack | type[Attack]") -> Attack:
@@ -252,13 +306,18 @@ def resolve_attack(attack: "str | Attack | type[Attack]") -> Attack:
         return attack
     if isinstance(attack, type) and issubclass(attack, Attack):
         return attack()
-    spec = specs.parse(attack)
-    return specs.build(plugins.load("attack", spec.name), spec.options, resolve=_inner)
+    name = specs.head(attack)
+    found = plugins.load("attack", name if name.replace("-", "").isalnum() else specs.parse(attack).name)
+    if isinstance(found, type) and issubclass(found, Attack):
+        return found.read(attack)
+    return specs.build(found, specs.parse(attack).options, resolve=_inner)
 
 
 def _inner(kind: type, text: str) -> object:
     if isinstance(kind, type) and issubclass(kind, Attack):
         return resolve_attack(text)
+    if kind in (Model, Architecture):
+        return kind(text)
     raise UserError(f"{text!r} cannot be given as text")
 
 
@@ -273,6 +332,8 @@ def craft(
     num_classes: int | None = None,
     stop_early: bool = False,
     mode: Literal["eval", "train"] = "eval",
+    block: int | None = None,
+    eot: EOT | None = None,
 ) -> Tensor:
     """Adversarial examples on a live model, without records: for training, substitutes and composed attacks.
 
@@ -285,48 +346,86 @@ def craft(
         x: (n, c, h, w) in [0, 1]. goal, threat, draws: as for `Attack.start`.
         stop_early: retire a sample at its first break; without a radius the search goes on for a nearer one.
         mode: what batch normalisation does meanwhile; the model's own mode is restored.
+        block: show the model exactly so many images at once, filled up with copies, so that an example has the same bits
+            whatever is crafted beside it; None: all that are under way.
+        eot: average over these draws; None: as the attack itself wants.
 
     Returns:
         (n, c, h, w) in [0, 1], inside the threat, detached.
     """
     system = _as_system(model, num_classes, x)
+    if block is not None and len(x) > block:
+        parts = zip(x.split(block), torch.arange(len(x), device=x.device).split(block), strict=True)
+        more: dict[str, Any] = {"stop_early": stop_early, "mode": mode, "block": block, "eot": eot}
+        return torch.cat([craft(attack, system, part, goal[at], threat, draws[at], **more) for part, at in parts])
     lanes = attack.lanes(system.num_classes)
     stop_early = stop_early and threat.eps is not None
     watch = (stop_early or lanes > 1 or threat.eps is None) and not attack.submits_last
     with _mode(system.model, mode):
-        best = _run_lane(attack, system, x, goal, threat, draws, watch, stop_early)
+        flight = _Flight(attack=attack, system=system, threat=threat, watch=watch, stop_early=stop_early)
+        flight = replace(flight, block=block, eot=attack.eot if eot is None else eot)
+        best = flight.run(x, goal, draws)
         for lane in range(1, lanes):
-            again = _run_lane(attack, system, x, goal, threat, draws.in_lane(lane), watch, stop_early)
+            again = flight.run(x, goal, draws.in_lane(lane))
             better = along(again[1] > best[1], x)
             best = torch.where(better, again[0], best[0]), torch.maximum(again[1], best[1])
     return best[0]
 
 
-def _run_lane(
-    attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws, watch: bool, stop_early: bool
-) -> tuple[Tensor, Tensor]:
-    """The points of one lane, and how good they are (-inf: not broken)."""
-    goal = aimed(attack, system, x, goal, threat, draws)
-    points, ranks = x.clone(), Ledger.new(x).rank
-    rows = torch.arange(len(x), device=x.device)
-    if goal.target is not None:
-        rows = rows[goal.target >= 0]
-        x, goal, draws = x[rows], goal[rows], draws[rows]
-    if not len(rows):
+@dataclass(frozen=True, kw_only=True)
+class _Flight:
+    """How `craft` steps one lane of all rows."""
+
+    attack: Attack
+    system: System
+    threat: Threat
+    watch: bool
+    stop_early: bool
+    block: int | None = None
+    eot: EOT | None = None
+
+    def run(self, x: Tensor, goal: Goal, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The points of the lane, and how good they are (-inf: not broken)."""
+        attack, threat = self.attack, self.threat
+        index = self._filled(len(x), x.device)
+        goal = aimed(attack, self.system, x[index], goal[index], threat, draws[index])[: len(x)]
+        points, ranks = x.clone(), Ledger.new(x).rank
+        rows = torch.arange(len(x), device=x.device)
+        if goal.target is not None:
+            rows = rows[goal.target >= 0]
+            x, goal, draws = x[rows], goal[rows], draws[rows]
+        if not len(rows):
+            return points, ranks
+        index = self._filled(len(rows), x.device)
+        oracle = self._oracle(x[index], goal[index], draws[index], Ledger.new(x)[index])
+        state = attack.start(x[index], goal[index], threat, draws[index], oracle)[: len(rows)]
+        ledger, taken = oracle.ledger[: len(rows)], 0
+        while len(rows) and taken < attack.length():
+            state, ledger = self._step(state, ledger)
+            taken += 1
+            over = state.done | (ledger.found if self.stop_early else False)
+            if bool(over.any()):
+                _keep(points, ranks, rows[over], state[over], ledger[over])
+                rows, state, ledger = rows[~over], state[~over], ledger[~over]
+        _keep(points, ranks, rows, state, ledger)
         return points, ranks
-    oracle = _live_oracle(attack, system, x, goal, threat, draws, Ledger.new(x), watch)
-    state = attack.start(x, goal, threat, draws, oracle)
-    ledger, taken = oracle.ledger, 0
-    while len(rows) and taken < attack.length():
-        oracle = _live_oracle(attack, system, state.x, state.goal, threat, state.draws, ledger, watch)
-        state = attack.step(state, oracle)
-        state, ledger, taken = replace(state, k=state.k + 1), oracle.ledger, taken + 1
-        over = state.done | (ledger.found if stop_early else False)
-        if bool(over.any()):
-            _keep(points, ranks, rows[over], state[over], ledger[over])
-            rows, state, ledger = rows[~over], state[~over], ledger[~over]
-    _keep(points, ranks, rows, state, ledger)
-    return points, ranks
+
+    def _step(self, state: State, ledger: Ledger) -> tuple[State, Ledger]:
+        count, index = len(state), self._filled(len(state), state.x.device)
+        state, ledger = (state, ledger) if len(index) == count else (state[index], ledger[index])
+        oracle = self._oracle(state.x, state.goal, state.draws, ledger)
+        state = self.attack.step(state, oracle)
+        return replace(state, k=state.k + 1)[:count], oracle.ledger[:count]
+
+    def _filled(self, count: int, device: torch.device) -> Tensor:
+        """The rows, and the first one again until the block is full."""
+        index = torch.arange(count if self.block is None else self.block, device=device)
+        return torch.where(index < count, index, 0)
+
+    def _oracle(self, x: Tensor, goal: Goal, draws: Draws, ledger: Ledger) -> Oracle:
+        attack = self.attack
+        kept: dict[str, Any] = {"ledger": ledger, "eot": self.eot, "budget": attack.budget, "watch": self.watch}
+        return Oracle(self.system, attack.needs, x, goal, self.threat, draws, **kept)
 
 
 def aimed(attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws) -> Goal:
@@ -343,14 +442,6 @@ def aimed(attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat,
 def _keep(points: Tensor, ranks: Tensor, rows: Tensor, state: State, ledger: Ledger) -> None:
     points[rows] = torch.where(along(ledger.found, state.adv), ledger.pending, state.adv.detach())
     ranks[rows] = ledger.rank
-
-
-def _live_oracle(
-    attack: Attack, system: System, x: Tensor, goal: Goal, threat: Threat, draws: Draws, ledger: Ledger, watch: bool
-) -> Oracle:
-    return Oracle(
-        system, attack.needs, x, goal, threat, draws, ledger=ledger, eot=attack.eot, budget=attack.budget, watch=watch
-    )
 
 
 def _as_system(model: nn.Module | System, num_classes: int | None, x: Tensor) -> System:

@@ -1,5 +1,6 @@
 """What a plugin is and what options it has, read from its class or function: what `rbl list` and `rbl show` print."""
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -53,10 +54,11 @@ class Description:
         what: its first sentence. text: the rest of its docstring up to the arguments.
         facts: needs, norms, aims (attacks); trains, adaptivity (defenses).
         source: the paper. origin: the distribution that it comes from.
-        error: why it cannot be loaded; then everything else is empty.
+        error: why it cannot be loaded; then everything else is empty. shown: a spec that names it, where the rule for
+            plugins does not make one.
     """
 
-    kind: plugins.Kind
+    kind: plugins.Kind | typing.Literal["physical"]
     name: str
     origin: str
     what: str = ""
@@ -65,6 +67,7 @@ class Description:
     facts: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     error: str = ""
+    shown: str = ""
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
@@ -75,6 +78,8 @@ class Description:
     @property
     def example(self) -> str:
         """A spec string that names the plugin and, where it can, sets an option."""
+        if self.shown:
+            return self.shown
         settable = [option for option in self.options if option.default not in ("", "none", "required")]
         chosen = {option.name: option.default for option in settable[:1]}
         return str(specs.Spec(self.name, chosen, ";" if self.kind in ("model", "dataset") else ":"))
@@ -89,12 +94,32 @@ def describe(kind: plugins.Kind, name: str) -> Description:
     for written, what in SOURCES.get(kind, {}).items():
         if name.partition(":")[0].lower() == written.partition(":")[0].lower():
             return Description(kind=kind, name=written, origin="robustbench-lite", what=what)
+    family, _, inner = name.partition(":")
+    if kind == "attack" and getattr(plugins.load(kind, family), "foreign", False):
+        return _foreign(plugins.load(kind, family), family.strip().lower(), inner.strip(), plugins.origin(kind, family))
     plugin = plugins.load(kind, name)
     origin = plugins.origin(kind, name)
     try:
         return _described(kind, name.strip().lower(), origin, plugin)
     except Exception as error:  # whatever a third party has put there
         raise UserError(f"the {kind} {name!r} of {origin} cannot be described: {error}") from error
+
+
+def _foreign(plugin: Any, family: str, inner: str, origin: str) -> Description:
+    """A library of attacks, or one of them with the options of its constructor."""
+    found = _described("attack", family, origin, plugin)
+    text = "forwards that an image may cost; past it the attack is stopped and has failed."
+    budget = Option(name="budget", type="int | none", default="none", text=text)
+    if not inner:
+        return dataclasses.replace(found, options=(budget,), shown=plugin.example)
+    own = tuple(
+        Option(name=name, type=kind, default=default, text="") for name, kind, default in plugin.constructor(inner)
+    )
+    name = f"{family}:{inner}"
+    facts = found.facts
+    with contextlib.suppress(UserError):  # one that does not run without an option
+        facts = _facts(plugin(attack=inner))
+    return dataclasses.replace(found, name=name, options=(*own, budget), facts=facts, shown=name)
 
 
 def describe_all(kind: plugins.Kind) -> tuple[Description, ...]:
@@ -204,6 +229,7 @@ def _facts(plugin: Any) -> dict[str, str]:
         "needs": getattr(getattr(plugin, "needs", None), "value", ""),
         "norms": ", ".join(getattr(plugin, "norms", ())),
         "aims": ", ".join(getattr(plugin, "aims", ())),
+        "foreign": "another library's code; a row may feel its neighbours" if getattr(plugin, "foreign", False) else "",
         "adaptivity": getattr(plugin, "adaptivity", ""),
         "why": getattr(plugin, "why_plain", ""),
     }

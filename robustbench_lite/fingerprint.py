@@ -9,10 +9,11 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,36 @@ def fingerprint(*values: object) -> str:
 
 
 def source_digest(kind: type) -> str:
-    """8 letters over the files that hold a plugin's class and those that it derives from: other code is another key."""
-    state = hashlib.blake2b(digest_size=4)
+    """8 letters over the files that hold a plugin's class and those that it derives from: other code is another key.
+
+    Files of the same folder that these import count as well: families share their mathematics there.
+    """
+    state, helpers = hashlib.blake2b(digest_size=4), set[str]()
     for part in _own_classes(kind):
         state.update(_file_of(part))
+        helpers |= _beside(part.__module__)
+    for name in sorted(helpers):
+        state.update(_text_of(name))
     return state.hexdigest()
+
+
+def _beside(module: str) -> set[str]:
+    """The modules of the same package that this one takes something from, also through each other."""
+    package, found, left = module.rpartition(".")[0], set[str](), [module]
+    if package in ("", "robustbench_lite"):  # a file by itself; the harness, which `cell.NUMBERS` stands for
+        return found
+    while left:
+        name = left.pop()
+        here = sys.modules.get(name)
+        if here is None or hasattr(here, "__path__"):  # a package holds whatever else was imported of it
+            continue
+        for value in list(vars(here).values()):
+            named = value if isinstance(value, (type, FunctionType)) else type(value)
+            owner = value.__name__ if isinstance(value, ModuleType) else named.__module__
+            if isinstance(owner, str) and owner.startswith(f"{package}.") and owner not in {module, *found}:
+                found.add(owner)
+                left.append(owner)
+    return found
 
 
 def _own_classes(kind: type) -> list[type]:
@@ -156,6 +182,13 @@ def _source_of(code: type | FunctionType) -> str:
         compiled = code.__code__
         constants = [one for one in compiled.co_consts if _simple(one)]
         return f"{compiled.co_code.hex()}{compiled.co_names}{constants}"
+
+
+def _text_of(module: str) -> bytes:
+    try:
+        return Path(inspect.getfile(sys.modules[module])).read_bytes()
+    except (OSError, TypeError, KeyError):
+        return module.encode()
 
 
 def _file_of(kind: type) -> bytes:

@@ -6,16 +6,17 @@ answer to every candidate is there already, so it notes which points inside the 
 points are `pending` until the verdict confirms them; an attack never reports a success itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from robustbench_lite.errors import CapabilityError
 from robustbench_lite.objectives import Goal, Objective
+from robustbench_lite.opened import Opened
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along
 from robustbench_lite.system import Outputs, System
@@ -43,8 +44,8 @@ class Answer(Rows):
         grads: (m, n, c, h, w), their gradients by the image, each row of its own sample only; None below `gradients`.
         scores: (n, k) logits; None below `scores`.
         labels: (n,) int64, the answers; -1 where the image was rejected.
-        adversarial: (n,) bool, whether this query broke the sample (goal and rejection included). An attack may steer
-            by it; it may not report it.
+        adversarial: (n,) bool, whether this query (of several draws: most of them) broke the sample, goal and rejection
+            included. An attack may steer by it; it may not report it.
     """
 
     values: Tensor
@@ -56,6 +57,27 @@ class Answer(Rows):
     def __getitem__(self, index: Tensor | slice) -> "Answer":
         raise TypeError("an answer belongs to its query; slice what you keep of it")
 
+    def first(self, count: int) -> "Answer":
+        """The answer to the first images."""
+        return Answer(
+            values=self.values[:, :count],
+            grads=None if self.grads is None else self.grads[:, :count],
+            scores=None if self.scores is None else self.scores[:count],
+            labels=None if self.labels is None else self.labels[:count],
+            adversarial=self.adversarial[:count],
+        )
+
+    @staticmethod
+    def joined(answers: "Sequence[Answer]") -> "Answer":
+        """The answers to several queries as one."""
+
+        def join(name: str, along: int) -> Any:
+            parts = [getattr(answer, name) for answer in answers]
+            return None if parts[0] is None else torch.cat(parts, along)
+
+        names = {"values": 1, "grads": 1, "scores": 0, "labels": 0, "adversarial": 0}
+        return Answer(**{name: join(name, along) for name, along in names.items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger(Rows):
@@ -64,8 +86,10 @@ class Ledger(Rows):
     Args:
         forwards, backwards: (n,) int64, queries paid so far.
         pending: (n, c, h, w), the best breaking point that no verdict has judged yet.
+        witness: (n, k), what it is rendered from; None where points are not rendered, and before the first.
         rank: (n,) float64, how good it is (margin; minimum-norm: minus its norm); -inf without one.
         seen: (n,) int64, `forwards` when it was found.
+        bar: (n,) float64, the rank that a point must beat to be noted: minimum-norm, that of the nearest confirmed one.
     """
 
     forwards: Tensor
@@ -73,22 +97,28 @@ class Ledger(Rows):
     pending: Tensor
     rank: Tensor
     seen: Tensor
+    bar: Tensor
+    witness: Tensor | None = None
 
     @classmethod
     def new(cls, x: Tensor) -> "Ledger":
         """Nothing asked, nothing found."""
         zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         rank = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
-        return cls(forwards=zero, backwards=zero, pending=x, rank=rank, seen=zero)
+        return cls(forwards=zero, backwards=zero, pending=x, rank=rank, seen=zero, bar=rank)
 
     @property
     def found(self) -> Tensor:
         """Which rows have a pending point, (n,) bool."""
         return self.rank > -torch.inf
 
-    def forget(self, rows: Tensor) -> "Ledger":
-        """Drop the pending points of these rows (n,) bool: the verdict has judged them."""
-        return replace(self, rank=self.rank.masked_fill(rows, -torch.inf))
+    def forget(self, rows: Tensor, beaten: Tensor | None = None) -> "Ledger":
+        """Drop the pending points of these rows (n,) bool: the verdict has judged them.
+
+        Where it has confirmed them and only a better one is of use, in `beaten` (n,) bool, they raise the bar.
+        """
+        bar = self.bar if beaten is None else torch.where(beaten, self.rank, self.bar)
+        return replace(self, rank=self.rank.masked_fill(rows, -torch.inf), bar=bar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +165,9 @@ class Oracle:
         self._system, self._needs, self._goal, self._threat, self._draws = system, needs, goal, threat, draws
         self._x, self._adaptive, self._eot, self._budget, self._watch = x, adaptive, eot, budget, watch
         self.ledger = ledger if ledger is not None else Ledger.new(x)
+        # who asks through `open`, and how many images and gradients it was
+        self._opened = torch.arange(len(x), device=x.device)
+        self._opened_forwards = self._opened_backwards = 0
 
     @property
     def num_classes(self) -> int:
@@ -143,10 +176,10 @@ class Oracle:
 
     @property
     def exhausted(self) -> Tensor:
-        """Which rows have no budget left, (n,) bool."""
+        """Which rows have no budget left for another query, of all its draws, (n,) bool."""
         if self._budget is None:
             return torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
-        return self.ledger.forwards >= self._budget
+        return self.ledger.forwards + (self._eot.draws if self._eot else 1) > self._budget
 
     def query(
         self,
@@ -155,6 +188,7 @@ class Oracle:
         probe: bool = False,
         grads: bool = True,
         asking: Tensor | None = None,
+        witness: Tensor | None = None,
     ) -> Answer:
         """Show x (n, c, h, w), all rows at once, to the system.
 
@@ -165,6 +199,7 @@ class Oracle:
             asking: (n,) bool, which rows ask; None: all. A row that does not ask pays nothing, nothing is noted of it,
                 and it is answered like one without budget. A search of its own length in every row (a bisection) asks
                 this way, so that no row pays for its neighbours.
+            witness: (n, k), what x was rendered from, under a threat that is `rendered`; without it nothing is noted.
 
         Raises:
             CapabilityError: the attack declared less than it asks for.
@@ -175,12 +210,12 @@ class Oracle:
             raise CapabilityError("an attack that needs nothing asked a question")
         with_grads = grads and self._needs is Needs.GRADIENTS and bool(objectives)
         unpaid = self.exhausted if asking is None else self.exhausted | ~asking
-        outputs, values, found = self._average(x, objectives, with_grads)
+        outputs, values, found, adversarial = self._average(x, objectives, with_grads)
         with torch.no_grad():
-            adversarial = self._goal.reached(outputs) & ~unpaid
+            adversarial = adversarial & ~unpaid
             self._count(len(objectives) if with_grads else 0, ~unpaid)
             if self._watch and not probe and not (self._eot and self._eot.transform):
-                self._note(x.detach(), outputs, adversarial)
+                self._note(x.detach(), outputs, adversarial, witness)
             if found is not None and not (asking is None and self._budget is None):
                 found = found.masked_fill(along(unpaid, x)[None], 0)
             return self._shown(outputs, values, found, adversarial, unpaid)
@@ -205,22 +240,116 @@ class Oracle:
             start = reduce(start, number, said)
         return start
 
+    def probes(self, x: Tensor, rows: Tensor) -> Answer:
+        """Show probes x (m, c, h, w) of these rows (m,), m >= 1: any number of one, none of another, in any order.
+
+        Where rows want different numbers of probes, this keeps micro-batches full: each is as large as the present one,
+        and nobody pays or waits for a neighbour. A row's probes are counted in their order; nothing is noted.
+        """
+        size = len(self._x)
+        parts = [self._probed(x[at : at + size], rows[at : at + size]) for at in range(0, len(x), size)]
+        return Answer.joined(parts)
+
+    def _probed(self, x: Tensor, rows: Tensor) -> Answer:
+        """One micro-batch of probes."""
+        index = torch.arange(len(self._x), device=x.device)
+        at = torch.where(index < len(rows), index, 0)
+        owner, asking = rows[at], index < len(rows)
+        earlier = ((owner[:, None] == owner) & asking & (index < index[:, None])).sum(1)  # of the same row
+        draws = self._eot.draws if self._eot else 1
+        shown = Oracle(
+            self._system,
+            self._needs,
+            self._x[owner],
+            self._goal[owner],
+            self._threat,
+            self._draws[owner],
+            ledger=replace(self.ledger[owner], forwards=self.ledger.forwards[owner] + draws * earlier),
+            adaptive=self._adaptive,
+            eot=self._eot,
+            budget=self._budget,
+            watch=False,
+        )
+        before = shown.ledger.forwards
+        said = shown.query(x[at], probe=True, grads=False, asking=asking)
+        paid = torch.zeros_like(self.ledger.forwards).index_add_(0, owner, shown.ledger.forwards - before)
+        self.ledger = replace(self.ledger, forwards=self.ledger.forwards + paid)
+        return said.first(len(rows))
+
+    def open(self, rows: Tensor | None = None) -> Opened:
+        """The system as a bare network, for another library's attack; nothing that it is shown is noted.
+
+        It answers any number of images: with logits, or with ones and zeros at the answers where labels are all there is.
+        What is shown is counted as ever, an image a forward, a gradient a backward, and shared evenly over the rows: a
+        library does not tell which row an image belongs to. A random system draws from the rows' streams in turn.
+
+        Args:
+            rows: (m,) int64, the rows that ask; None: all.
+
+        Raises:
+            CapabilityError: by the network: a row would pay more than its budget, or a gradient where none is shown.
+        """
+        self._opened = self._opened if rows is None else rows
+        return Opened(self._bare, self._bare_backward, self.num_classes, self._x.device)
+
+    def _bare(self, x: Tensor) -> Tensor:
+        if self._needs is Needs.NOTHING:
+            raise CapabilityError("an attack that needs nothing asked a question")
+        count = self._eot.draws if self._eot else 1
+        scores = self._bare_scores(x)
+        for _ in range(1, count):
+            scores = scores + self._bare_scores(x)
+        scores = scores if count == 1 else scores / count
+        if self._needs is not Needs.LABELS:
+            return scores
+        return torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1]).to(scores.dtype)
+
+    def _bare_scores(self, x: Tensor) -> Tensor:
+        number = torch.arange(len(x), device=x.device)
+        rows = self._opened[number % len(self._opened)]
+        draws, index = self._draws[rows], self._opened_forwards + number
+        paid = self._shares(self._opened_forwards, len(x))
+        if self._budget is not None and bool((self.ledger.forwards + paid > self._budget).any()):
+            raise CapabilityError(f"the attack asked for more than its budget of {self._budget} queries an image")
+        self.ledger = replace(self.ledger, forwards=self.ledger.forwards + paid)
+        self._opened_forwards += len(x)
+        seen = x if self._eot is None or self._eot.transform is None else self._eot.transform(x, draws, index)
+        return self._system(seen, draws, index, adaptive=self._adaptive).scores
+
+    def _bare_backward(self, count: int) -> None:
+        if self._needs is not Needs.GRADIENTS:
+            raise CapabilityError(f"an attack that needs {self._needs.value} asked for a gradient")
+        count *= self._eot.draws if self._eot else 1
+        paid = self._shares(self._opened_backwards, count)
+        self.ledger = replace(self.ledger, backwards=self.ledger.backwards + paid)
+        self._opened_backwards += count
+
+    def _shares(self, before: int, count: int) -> Tensor:
+        """What each row pays of `count` images after `before` others: even in the long run, and exact in sum, (n,)."""
+        rows = len(self._opened)
+        place = torch.arange(rows - 1, -1, -1, device=self._x.device)
+        share = (before + count + place) // rows - (before + place) // rows
+        return torch.zeros_like(self.ledger.forwards).index_copy(0, self._opened, share)
+
     def _average(
         self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool
-    ) -> tuple[Outputs, Tensor, Tensor | None]:
+    ) -> tuple[Outputs, Tensor, Tensor | None, Tensor]:
+        """Scores, objectives and gradients, each the mean of what every draw gives, and whether most draws are broken."""
         count = self._eot.draws if self._eot else 1
         outputs, values, found = self._ask(x, objectives, with_grads, 0)
+        reached = self._goal.reached(outputs).long()
         for number in range(1, count):
             more, more_values, more_found = self._ask(x, objectives, with_grads, number)
             reject = None if outputs.reject is None or more.reject is None else outputs.reject + more.reject
+            reached = reached + self._goal.reached(more)
             outputs = Outputs(scores=outputs.scores + more.scores, reject=reject)
             values = values + more_values
             found = None if found is None or more_found is None else found + more_found
         if count == 1:
-            return outputs, values, found
+            return outputs, values, found, reached > 0
         reject = None if outputs.reject is None else outputs.reject / count
         mean = Outputs(scores=outputs.scores / count, reject=reject)
-        return mean, values / count, None if found is None else found / count
+        return mean, values / count, None if found is None else found / count, 2 * reached > count
 
     def _ask(
         self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool, draw: int
@@ -249,19 +378,22 @@ class Oracle:
             backwards=self.ledger.backwards + paid * (backwards * draws),
         )
 
-    def _note(self, x: Tensor, outputs: Outputs, adversarial: Tensor) -> None:
+    def _note(self, x: Tensor, outputs: Outputs, adversarial: Tensor, witness: Tensor | None) -> None:
         """Keep the candidates that break their sample, lie inside the threat and beat what is pending."""
         rows = adversarial.nonzero().squeeze(1)
         if not len(rows):
             return
-        x, clean = x[rows], self._x[rows]
-        inside = self._threat.contains(x, clean) & ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        x, clean, own = x[rows], self._x[rows], None if witness is None else witness[rows]
+        inside = self._threat.contains(x, clean, own) & ((x >= 0) & (x <= 1)).flatten(1).all(1)
         if self._threat.eps is None:
             rank = -self._threat.distance(x, clean)
         else:
             rank = self._goal[rows].margin(outputs[rows]).double().nan_to_num(nan=torch.inf)
-        better = inside & (rank > self.ledger.rank[rows])
+        better = inside & (rank > self.ledger.rank[rows]) & (rank > self.ledger.bar[rows])
         rows, ledger = rows[better], self.ledger
+        if witness is not None and own is not None:
+            held = witness if ledger.witness is None else ledger.witness
+            ledger = replace(ledger, witness=held.index_copy(0, rows, own[better]))
         self.ledger = replace(
             ledger,
             pending=ledger.pending.index_copy(0, rows, x[better]),

@@ -55,7 +55,8 @@ class Draws(Rows):
     """The random streams of n samples.
 
     A stream is named by a word ("start", "noise"), an `index` (the step, say; one number or one a sample) and a `draw`
-    (which of several at that step); within it, positions count the elements of one sample.
+    (which of several at that step, also one number or one a sample); within it, positions count the elements of one
+    sample.
 
     Args:
         key: (n, 2) int64, two 32-bit words a sample, from the seed and the sample's digest.
@@ -91,7 +92,7 @@ class Draws(Rows):
         first, second, _, _ = philox((word, zero + 1, zero, zero), (self.key[:, 0], self.key[:, 1]))
         return replace(self, key=torch.stack((first, second), 1))
 
-    def words(self, count: int, stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
+    def words(self, count: int, stream: str, index: int | Tensor = 0, draw: int | Tensor = 0) -> Tensor:
         """Random 32-bit words, (n, count) int64."""
         block = torch.arange(-(-count // 4), device=self.key.device)[None, :]
         step = torch.zeros_like(self.lane) + index
@@ -101,12 +102,12 @@ class Draws(Rows):
         four = philox(counter, (self.key[:, :1], self.key[:, 1:]))
         return torch.stack(torch.broadcast_tensors(*four), 2).flatten(1)[:, :count]
 
-    def uniform(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
+    def uniform(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int | Tensor = 0) -> Tensor:
         """Uniform on [0, 1), (n, *shape) float32, in steps of 2**-24."""
         words = self.words(math.prod(shape), stream, index, draw)
         return ((words >> 8).to(torch.float32) * 2.0**-24).view(-1, *shape)
 
-    def normal(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
+    def normal(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int | Tensor = 0) -> Tensor:
         """Standard normal, (n, *shape) float32 (Box and Muller 1958)."""
         count = math.prod(shape)
         pairs = -(-count // 2)
@@ -117,7 +118,7 @@ class Draws(Rows):
         both = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), 1)
         return both[:, :count].to(torch.float32).view(-1, *shape)
 
-    def signs(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
+    def signs(self, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int | Tensor = 0) -> Tensor:
         """-1 or +1 with equal chance, (n, *shape) float32; 32 signs to a word."""
         count = math.prod(shape)
         words = self.words(-(-count // 32), stream, index, draw)
@@ -125,7 +126,7 @@ class Draws(Rows):
         return (bits.flatten(1)[:, :count].to(torch.float32) * 2 - 1).view(-1, *shape)
 
     def integers(
-        self, high: int | Tensor, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int = 0
+        self, high: int | Tensor, shape: Sequence[int], stream: str, index: int | Tensor = 0, draw: int | Tensor = 0
     ) -> Tensor:
         """Whole numbers from 0 to high - 1, (n, *shape) int64; `high` is one number or one a sample."""
         words = self.words(math.prod(shape), stream, index, draw)

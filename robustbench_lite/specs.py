@@ -62,9 +62,19 @@ def parse_source(text: str) -> Spec:
     return Spec(name.strip(), _pairs(options, text), ";")
 
 
+def head(text: str) -> str:
+    """The name that a spec begins with, up to its first colon; of another library's attack the library's."""
+    return text.partition(":")[0].strip()
+
+
 def parse_chain(text: str) -> tuple[Spec, ...]:
     """Read specs joined by `+`, left to right."""
     return tuple(parse(part) for part in _split(text, "+") or [""])
+
+
+def joined(text: str) -> tuple[str, ...]:
+    """The texts that `+` joins, each without the parentheses around it."""
+    return tuple(_unprotect(part) for part in _split(text, "+"))
 
 
 def number(text: str, what: str) -> float:

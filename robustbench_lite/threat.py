@@ -5,7 +5,7 @@ the unit of an image in [0, 1]. Without eps the aim is the smallest norm that br
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class Threat:
         UserError: an unknown norm, a radius that is negative or covers more than the box, a target without a goal.
     """
 
+    #: points are rendered from parameters (the witness), and judged by rendering them again; see `families`
+    rendered: ClassVar[bool] = False
+    #: what is rendered differs from draw to draw
+    random: ClassVar[bool] = False
     norm: str
     eps: float | None = None
     goal: Literal["untargeted", "targeted"] = "untargeted"
@@ -43,6 +47,9 @@ class Threat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", find_norm(self.norm).name)
         _check_eps(self.norm, self.eps)
+        self._check_target()
+
+    def _check_target(self) -> None:
         if self.target is not None and self.goal == "untargeted":
             raise UserError(f"threat {self.norm}: target={self.target} needs goal=targeted")
         if self.goal == "targeted" and self.target is None:
@@ -54,12 +61,16 @@ class Threat:
 
     @classmethod
     def parse(cls, text: str) -> "Threat":
-        """Read `Linf:8/255`, `L2` (minimum-norm) or `Linf:0.1,goal=targeted,target=least-likely`.
+        """Read `Linf:8/255`, `L2` (minimum-norm), `Linf:0.1,goal=targeted,target=least-likely`, or a threat of `families`.
 
         Raises:
             UserError: as the constructor, or an option that a threat does not have.
         """
+        from robustbench_lite.families import FAMILIES
+
         name, _, rest = text.strip().partition(":")
+        if (family := FAMILIES.get(name.strip().lower())) is not None:
+            return family.read(rest)
         radius, _, options = rest.partition(",")
         if "=" in radius:
             radius, options = "", rest
@@ -72,6 +83,11 @@ class Threat:
         if goal not in ("untargeted", "targeted"):
             raise UserError(f"threat {name}: goal={goal}; accepted: untargeted, targeted")
         return cls(norm=name, eps=eps, goal=goal, target=spec.options.get("target"))  # type: ignore[arg-type]  # checked
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What else decides where its points lie."""
+        return ()
 
     def __str__(self) -> str:
         head = self.norm if self.eps is None else f"{self.norm}:{specs.fraction_text(self.eps)}"
@@ -103,6 +119,14 @@ class Threat:
     def at(self, eps: float) -> "Threat":
         """The same threat at another radius."""
         return replace(self, eps=eps)
+
+    def render(self, x: Tensor, witness: Tensor, draws: Draws, index: Tensor | int = 0) -> Tensor:
+        """The points that the parameters witness (n, k) mean, in [0, 1]; of threats that are `rendered`."""
+        raise NotImplementedError
+
+    def tell(self, witness: Tensor) -> list[str]:
+        """The parameters of every row as records tell them; of threats that are `rendered`."""
+        raise NotImplementedError
 
     def distance(self, adv: Tensor, x: Tensor) -> Tensor:
         """The norm of the perturbation, (n,) float64."""

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.norms import NORMS, Norm, norm
+from robustbench_lite.norms.rowwise import pour, row_sum
 
 Vector = NDArray[np.float64]
 INSIDE = 1 - 1e-6  # where a projection lands
@@ -236,3 +237,35 @@ def test_an_unknown_norm_is_refused(text: str) -> None:
 def test_l0_has_no_hyperplane() -> None:
     with pytest.raises(UserError, match="L0 has no projection"):
         norm("L0").hyperplane(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("width", [5, 128, 1000, 3072])
+@pytest.mark.parametrize("levels", [2, 40, 10**6])
+def test_pouring_into_the_best_is_pouring_in_the_whole_order_also_among_ties(width: int, levels: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    score = torch.randint(0, levels, (12, width), generator=generator).double() / levels
+    cap = torch.rand((12, width), generator=generator).double()
+    total = cap.sum(1) * torch.tensor([0.0, 1e-4, 3e-3, 0.01, 0.02, 0.1, 0.5, 0.9, 1.0, 2.0, 1e-3, 0.015]).double()
+    order = score.argsort(dim=1, descending=True, stable=True)
+    spent, left = torch.zeros_like(cap), total.clone()
+    for place in order.T:
+        part = torch.minimum(cap.gather(1, place[:, None])[:, 0], left)
+        spent.scatter_(1, place[:, None], part[:, None])
+        left = left - part
+    assert_close(pour(score, cap, total), spent, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1, 7, 3072, 40_000])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_sum_of_a_row_has_the_same_bits_in_any_company(width: int, threads: int) -> None:
+    values = torch.randn((9, width), generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        together = row_sum(values)
+        for rows in (slice(0, 1), slice(8, 9), slice(3, 5), slice(1, 9)):
+            assert torch.equal(row_sum(values[rows]), together[rows])
+        assert torch.equal(row_sum(torch.cat((values, values), 1)[:, :width]), together)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(together.numpy(), values.double().numpy().sum(1), rtol=1e-9, atol=1e-9)

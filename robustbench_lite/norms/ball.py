@@ -38,12 +38,12 @@ class Ball(Norm):
 
     def _project(self, adv: Tensor, x: Tensor, radius: Tensor) -> Tensor:
         point = adv.clamp(0.0, 1.0)
-        outside = self.distance(point.to(torch.float64) - x) > radius
+        outside = self.distance(point.to(torch.float64) - x.to(torch.float64)) > radius
         if not bool(outside.any()):
             return point  # cut at the box they are inside the ball: nothing nearer is in both
         rows = outside.nonzero()[:, 0]
         here, limit = x[rows], radius[rows]
-        wish = (adv[rows].to(torch.float64) - here).clamp(-_FAR, _FAR)
+        wish = (adv[rows].to(torch.float64) - here.to(torch.float64)).clamp(-_FAR, _FAR)
         move = self._shorten(wish.flatten(1).abs(), room(wish, here).flatten(1), INSIDE * limit)
         return point.index_copy(0, rows, self._land(here, wish.sign() * move.view_as(wish), limit))
 
@@ -74,9 +74,10 @@ class Ball(Norm):
         return in_slices(self._hyperplane, p, w, b)
 
     def _hyperplane(self, p: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        w, missing = deficit(p, w, b)
-        move = self._cross(w.abs().flatten(1), room(w, p).flatten(1), missing)
-        return (p + w.sign() * move.view_as(w)).to(p.dtype).clamp(0.0, 1.0)
+        here = p.to(torch.float64)
+        w, missing = deficit(here, w, b)
+        move = self._cross(w.abs().flatten(1), room(w, here).flatten(1), missing)
+        return (here + w.sign() * move.view_as(w)).to(p.dtype).clamp(0.0, 1.0)
 
     def _radii(self, x: Tensor, eps: float | Tensor) -> Tensor:
         """The radii (n,), no larger than what covers the box: the intersection is the same, and infinity is gone."""
@@ -88,8 +89,9 @@ class Ball(Norm):
         Rounding to nearest may stretch a perturbation; a row that leaves the ball by it is rounded towards x
         instead, so that no coordinate is longer than in delta (float64, inside the ball).
         """
-        point = (x + delta).to(x.dtype).clamp(0.0, 1.0)
-        moved = point.to(torch.float64) - x
+        here = x.to(torch.float64)
+        point = (here + delta).to(x.dtype).clamp(0.0, 1.0)
+        moved = point.to(torch.float64) - here
         left = self.distance(moved) > radius
         if not bool(left.any()):
             return point

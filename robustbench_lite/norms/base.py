@@ -35,6 +35,13 @@ class Norm(ABC):
     def covers(self, shape: Sequence[int]) -> float:
         """The smallest eps whose ball holds the whole box, from any point; `shape` is that of one image."""
 
+    def resized(self, radius: Tensor, wish: Tensor) -> Tensor:
+        """The radius that a ball takes which should change from `radius` to `wish`, both (n,) float64: the wish.
+
+        Of a norm that counts it is a whole number again, and another one.
+        """
+        return wish
+
     @abstractmethod
     def project(self, adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
         """The point of ball and box that is nearest to adv (Euclidean); adv itself where it is inside already.

@@ -37,6 +37,11 @@ class L0(Norm):
         """The number of coordinates."""
         return float(math.prod(shape))
 
+    def resized(self, radius: Tensor, wish: Tensor) -> Tensor:
+        """The wish rounded down, but one coordinate more or less than before at least, and none at the fewest."""
+        fewer, more = torch.minimum(radius - 1, wish.floor()), torch.maximum(radius + 1, wish.floor())
+        return torch.where(wish < radius, fewer, more).clamp(min=0.0)
+
     def project(self, adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
         """Keep, cut at the box, the coordinates that it would cost most to put back; ties go to the lower index."""
         return in_slices(self._project, adv, x, self._count(eps, x))

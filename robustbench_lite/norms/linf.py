@@ -63,10 +63,11 @@ class Linf(Norm):
         return in_slices(self._hyperplane, p, w, b)
 
     def _hyperplane(self, p: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        w, missing = deficit(p, w, b)
-        slope, limit = w.abs().flatten(1), room(w, p).flatten(1)
+        here = p.to(torch.float64)
+        w, missing = deficit(here, w, b)
+        slope, limit = w.abs().flatten(1), room(w, here).flatten(1)
         move = torch.minimum(fill(slope, slope * limit, missing)[:, None], limit)
-        return (p + w.sign() * move.view_as(w)).to(p.dtype).clamp(0.0, 1.0)
+        return (here + w.sign() * move.view_as(w)).to(p.dtype).clamp(0.0, 1.0)
 
     def _reach(self, x: Tensor, eps: float | Tensor) -> Tensor:
         """How far a coordinate may go, (n, 1, 1, 1), so that its rounded end is inside; 1 if that is all."""

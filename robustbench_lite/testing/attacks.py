@@ -14,9 +14,10 @@ from torch import Tensor
 from robustbench_lite import plugins, specs
 from robustbench_lite.attack import ALL_NORMS, Attack, Needs, State, resolve_attack
 from robustbench_lite.errors import CapabilityError
+from robustbench_lite.families import FAMILIES
 from robustbench_lite.rows import concat
 from robustbench_lite.testing import options
-from robustbench_lite.testing.bench import RADII, Case, constant, victim
+from robustbench_lite.testing.bench import LIMITS, RADII, Case, constant, victim
 from robustbench_lite.testing.probes import Counter, Spy, fingerprint, hold_rows, stay_inside
 from robustbench_lite.testing.report import LawError, generators, refuses, same, seed_generators
 from robustbench_lite.threat import Threat
@@ -34,8 +35,8 @@ def law_says_what_it_is(attack: Attack) -> None:
         raise LawError(f"name={getattr(attack, 'name', None)!r}; write it in lower case with dashes")
     if not isinstance(getattr(attack, "needs", None), Needs):
         raise LawError("needs is not one of Needs")
-    if not attack.norms or not set(attack.norms) <= set(ALL_NORMS):
-        raise LawError(f"norms={attack.norms}; accepted: some of {', '.join(ALL_NORMS)}")
+    if not attack.norms or not set(attack.norms) <= {*ALL_NORMS, *FAMILIES}:
+        raise LawError(f"norms={attack.norms}; accepted: some of {', '.join((*ALL_NORMS, *FAMILIES))}")
     if not attack.aims or not set(attack.aims) <= {"fixed-eps", "minimum-norm"}:
         raise LawError(f"aims={attack.aims}; accepted: fixed-eps, minimum-norm")
     if not (type(attack).__doc__ or "").strip() or (type(attack).__doc__ or "").startswith(f"{type(attack).__name__}("):
@@ -55,12 +56,12 @@ def law_refuses_bad_options(attack: Attack) -> None:
 
 def law_refuses_threats_it_is_not_made_for(attack: Attack) -> None:
     """`check` raises a `UserError` exactly for the norms and aims that the attack does not declare."""
-    for norm in ALL_NORMS:
-        for threat in (Threat(norm=norm, eps=RADII[norm]), Threat(norm=norm)):
-            if norm in attack.norms and threat.aim in attack.aims:
-                attack.check(threat, CLASSES)
-            else:
-                refuses(lambda threat=threat: attack.check(threat, CLASSES), f"the threat {threat}")  # type: ignore[misc]
+    balls = [threat for norm in ALL_NORMS for threat in (Threat(norm=norm, eps=RADII[norm]), Threat(norm=norm))]
+    for threat in (*balls, *map(Threat.parse, LIMITS.values())):
+        if threat.norm in attack.norms and threat.aim in attack.aims:
+            attack.check(threat, CLASSES)
+        else:
+            refuses(lambda threat=threat: attack.check(threat, CLASSES), f"the threat {threat}")  # type: ignore[misc]
 
 
 # -- the attack as it runs ------------------------------------------------------------------------------------
@@ -159,16 +160,20 @@ def law_eps_zero_changes_nothing(case: Case) -> None:
 
 
 def law_ends_inside_threat_and_box(case: Case) -> None:
-    """The last point of every lane is finite, in [0, 1] and inside the threat."""
+    """The last point of every lane is finite, in [0, 1] and inside the threat, and is what its witness means."""
     for lane, end in enumerate(case.ends):
-        stay_inside(end.state.adv, end.state.x, case.threat, f"lane {lane}")
+        if case.threat.rendered and not case.threat.random and end.state.witness is not None:
+            drawn = case.threat.render(end.state.x, end.state.witness, end.state.draws)
+            if not torch.equal(drawn, end.state.adv):
+                raise LawError(f"a point is not what its witness renders, lane {lane}")
+        stay_inside(end.state.adv, end.state.x, case.threat, f"lane {lane}", end.state.witness)
 
 
 def law_survives_a_gradient_of_zero(case: Case) -> None:
     """On a system that answers the same to everything, the points stay finite and inside."""
     case = case.on(constant(case.system.num_classes))
     state = case.follow(case.rows).state
-    stay_inside(state.adv, state.x, case.threat, f"after {case.steps} steps")
+    stay_inside(state.adv, state.x, case.threat, f"after {case.steps} steps", state.witness)
 
 
 def law_leaves_the_system_alone(case: Case) -> None:
@@ -223,7 +228,13 @@ ON_A_RUN: tuple[Callable[[Case], None], ...] = (
     law_asks_through_the_oracle_alone,
 )
 
-
+#: what another library's attack, which is shown a micro-batch at a time, is not held to
+OF_ROWS: tuple[Callable[[Case], None], ...] = (
+    law_alone_is_as_in_any_batch,
+    law_slicing_the_state_is_slicing_the_samples,
+    law_rows_of_different_ages_share_a_batch,
+    law_costs_no_more_than_it_declares,
+)
 ON_ALL_RUNS: tuple[Callable[[Sequence[Case]], None], ...] = (law_another_seed_or_lane_draws_otherwise,)
 
 

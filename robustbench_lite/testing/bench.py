@@ -1,6 +1,6 @@
 """What the laws run on: a small victim, samples, and the engine's stepping without its bookkeeping."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite import zoo
 from robustbench_lite.attack import Asker, Attack, Goal, Setup, State, aimed
+from robustbench_lite.networks import bound
 from robustbench_lite.norms.rowwise import row_sum
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
@@ -22,6 +24,10 @@ STEPS = 4
 SHAPE = (2, 5, 5)
 #: radii at which some samples of the victim break and some do not
 RADII = {"Linf": 0.06, "L2": 0.4, "L1": 1.5, "L0": 4.0}
+#: limits of the threats that are no norms
+LIMITS = {"spatial": "spatial:translation=1,rotation=20", "patch": "patch:area=0.2"}
+#: the rule for the targeted threat, where it is not `next`: one patch serves all images
+TARGETS = {"patch": "1"}
 
 
 class Rowwise(nn.Module):
@@ -48,6 +54,24 @@ class Rowwise(nn.Module):
             wide = torch.cat([hidden] * len(weight), 1).view(len(x), *weight.shape) * weight
             hidden = row_sum(wide.flatten(0, 1)).view(len(x), -1) + bias
         return hidden.float()
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """The networks that an attack names, with the weights that they begin with."""
+
+    num_classes: int
+
+    def model(self, text: str) -> System:
+        """A system with the zoo's weights, trained or not."""
+        found = zoo.load(text, num_classes=self.num_classes, input_shape=SHAPE)
+        return System(model=found.module, num_classes=self.num_classes, input_shape=SHAPE, name=text)
+
+    def architecture(self, text: str) -> Callable[[], nn.Module]:
+        """What builds it."""
+        fresh = zoo.load(text, num_classes=self.num_classes, input_shape=SHAPE).fresh
+        assert fresh is not None
+        return fresh
 
 
 class Affine(nn.Module):
@@ -129,10 +153,12 @@ class Case:
         x, other = images(), images(16, seed=2)
         with torch.no_grad():
             y, other_y = system(x).prediction(), system(other).prediction()
+        attack = bound(attack, Untrained(num_classes))
         asker = Asker(attack, system, threat)
         draws = Draws.for_images(0, other, other_y)
         setup = Setup(x=other, y=other_y, draws=draws, threat=threat, num_classes=num_classes, ask=asker)
-        return cls(attack=attack.prepare(setup), system=system, threat=threat, x=x, y=y)._with_targets()
+        attack = attack.prepare(setup) if attack.learns(threat) else attack
+        return cls(attack=attack, system=system, threat=threat, x=x, y=y)._with_targets()
 
     def on(self, system: System) -> "Case":
         """The same attack, as it is prepared, on another system."""
@@ -167,7 +193,10 @@ class Case:
         x = self.x[rows][index]
         oracle = self._oracle(x, goal, draws, Ledger.new(x))
         state = self.attack.start(x, goal, self.threat, draws, oracle)
-        return Flight(state=state, ledger=oracle.ledger)[torch.arange(len(rows))]
+        ledger = oracle.ledger
+        if ledger.witness is None:  # as in the engine: every row holds one, or none does
+            ledger = replace(ledger, witness=state.witness)
+        return Flight(state=state, ledger=ledger)[torch.arange(len(rows))]
 
     def step(self, flight: Flight, times: int = 1) -> Flight:
         """The rows some steps later, done or not."""

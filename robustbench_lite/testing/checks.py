@@ -1,12 +1,13 @@
 """`check_attack` and `check_defense`: all laws, on every norm, and one error with everything that was found."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from robustbench_lite.attack import Attack, resolve_attack
 from robustbench_lite.defense import Defense, resolve_defense
 from robustbench_lite.errors import UserError
 from robustbench_lite.testing import attacks, defenses, workbench
-from robustbench_lite.testing.bench import RADII, Case
+from robustbench_lite.testing.bench import LIMITS, RADII, TARGETS, Case
 from robustbench_lite.testing.report import Finding, report, try_laws
 from robustbench_lite.threat import Threat
 
@@ -60,7 +61,7 @@ def _check_stage(attack: Attack, norms: Sequence[str] | None, num_classes: int) 
             case = Case.of(attack, threat, num_classes)
         except Exception as error:  # what `prepare` raises is a finding
             return [*found, Finding("prepares", str(threat), f"it raised {type(error).__name__}: {error}")]
-        first, *others = attacks.ON_A_RUN
+        first, *others = (law for law in attacks.ON_A_RUN if not (attack.foreign and law in attacks.OF_ROWS))
         crashed = try_laws([first], case, str(threat))
         found += crashed or try_laws(others, case, str(threat))
         cases += [] if crashed else [case]
@@ -68,15 +69,18 @@ def _check_stage(attack: Attack, norms: Sequence[str] | None, num_classes: int) 
 
 
 def _threats(attack: Attack, norms: Sequence[str] | None) -> list[Threat]:
-    """Every norm with every aim, and one targeted threat."""
+    """Every norm with every aim, every family at its limits, and one targeted threat."""
     missing = set(norms or ()) - set(attack.norms)
     if missing:
         raise UserError(f"{attack.name} does not support {min(missing)}; it supports {', '.join(attack.norms)}")
     found = []
     for norm in norms or attack.norms:
+        if norm in LIMITS:
+            found.append(Threat.parse(LIMITS[norm]))
+            continue
         if "fixed-eps" in attack.aims:
             found.append(Threat(norm=norm, eps=RADII[norm]))
         if "minimum-norm" in attack.aims:
             found.append(Threat(norm=norm))
     first = found[0]
-    return [*found, Threat(norm=first.norm, eps=first.eps, goal="targeted", target="next")]
+    return [*found, replace(first, goal="targeted", target=TARGETS.get(first.norm, "next"))]

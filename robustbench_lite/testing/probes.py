@@ -42,7 +42,7 @@ class Spy(Draws):
         """The same streams, watched."""
         return cls(key=draws.key, lane=draws.lane)
 
-    def words(self, count: int, stream: str, index: int | Tensor = 0, draw: int = 0) -> Tensor:
+    def words(self, count: int, stream: str, index: int | Tensor = 0, draw: int | Tensor = 0) -> Tensor:
         """As `Draws.words`."""
         self.drawn.append(stream)
         return super().words(count, stream, index, draw)
@@ -59,11 +59,14 @@ def hold_rows(rows: Rows, count: int, after: str) -> None:
             raise LawError(f"{name} holds a graph {after}; detach it")
 
 
-def stay_inside(adv: Tensor, x: Tensor, threat: Threat, when: str) -> None:
+def stay_inside(adv: Tensor, x: Tensor, threat: Threat, when: str, witness: Tensor | None = None) -> None:
     """Refuse points that are not finite, or outside the box or the threat."""
     if not bool(adv.isfinite().all()):
         raise LawError(f"a point is not finite, {when}")
     if not bool(((adv >= 0) & (adv <= 1)).all()):
         raise LawError(f"a point is outside [0, 1] by {float((adv - adv.clamp(0, 1)).abs().max()):.2g}, {when}")
-    if not bool(threat.contains(adv, x).all()):
+    if threat.rendered:
+        if not bool(threat.contains(adv, x, witness).all()):
+            raise LawError(f"a witness is outside the limits of {threat}, {when}")
+    elif not bool(threat.contains(adv, x).all()):
         raise LawError(f"a point is {float(threat.distance(adv, x).max()):.6g} away under {threat}, {when}")

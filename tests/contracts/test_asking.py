@@ -6,9 +6,9 @@ from typing import ClassVar
 import pytest
 import torch
 from contracts.culprits import Honest
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustbench_lite.attack import Asker, Goal, State, craft
+from robustbench_lite.attack import Asker, Goal, State, craft, resolve_attack
 from robustbench_lite.objectives import margin
 from robustbench_lite.oracle import EOT, Answer, Ledger, Needs, Oracle
 from robustbench_lite.randomness import Draws
@@ -51,6 +51,45 @@ def test_every_row_pays_for_its_own_number_of_probes() -> None:
     seen = oracle.many(lambda number: X, count, fold, torch.zeros_like(count))
     assert seen.tolist() == oracle.ledger.forwards.tolist() == count.tolist()
     assert not bool(oracle.ledger.found.any())  # probes are no candidates
+
+
+@pytest.mark.parametrize("budget", [None, 4])
+def test_probes_of_any_rows_come_in_full_batches_and_each_row_pays_for_its_own(budget: int | None) -> None:
+    sizes: list[int] = []
+
+    class Sized(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return SYSTEM.model(x)
+
+    rows = torch.tensor([5, 5, 0, 3, 5, 5, 5, 5, 1, 0])
+    points = images(10, seed=4)
+    watched = replace(SYSTEM, model=Sized())
+    oracle = Oracle(watched, Needs.LABELS, X, Goal(y=Y), LINF, DRAWS, budget=budget)
+    said = oracle.probes(points, rows)
+    count = torch.bincount(rows, minlength=6).clamp(max=budget or 10)
+    assert sizes == [6, 6]
+    assert oracle.ledger.forwards.tolist() == count.tolist()
+    assert not bool(oracle.ledger.found.any())
+    paid = torch.tensor([True] * 6 + [budget is None] * 2 + [True, True])  # the last two of row 5
+    assert torch.equal(said.labels, torch.where(paid, SYSTEM(points).prediction(), -1))
+    assert torch.equal(said.adversarial, paid & (SYSTEM(points).prediction() != Y[rows]))
+    assert said.scores is None
+
+
+def test_a_random_system_answers_probes_as_it_would_one_after_the_other() -> None:
+    def shaken(x: Tensor, draws: Draws | None, index: Tensor | int) -> Tensor:
+        assert draws is not None
+        return (x + 0.2 * draws.normal(SHAPE, "defense", index)).clamp(0, 1)
+
+    noisy: System = SYSTEM.with_random_purifier(shaken, name="noise")
+    together, apart = (Oracle(noisy, Needs.SCORES, X, Goal(y=Y), LINF, DRAWS) for _ in range(2))
+    rows = torch.tensor([2, 2, 4, 2])
+    said = together.probes(X[rows], rows).scores
+    for place, row in enumerate(rows):
+        one = apart.query(X, asking=torch.arange(6) == row).scores
+        torch.testing.assert_close(said[place], one[row])
+    assert torch.equal(together.ledger.forwards, apart.ledger.forwards)
 
 
 def test_rows_do_not_join_where_a_tensor_is_missing() -> None:
@@ -171,3 +210,28 @@ def test_an_expectation_over_draws_is_the_mean_of_what_each_draw_says() -> None:
     torch.testing.assert_close(mean.values, torch.stack([said.values for said in single]).mean(0))
     torch.testing.assert_close(mean.grads, torch.stack([said.grads for said in single]).mean(0))
     assert oracle.ledger.forwards.tolist() == [3] * 6
+
+
+def test_a_budget_that_does_not_pay_for_all_draws_pays_for_none() -> None:
+    oracle = Oracle(SYSTEM, Needs.SCORES, X, Goal(y=Y), LINF, DRAWS, eot=EOT(draws=3), budget=4)
+    oracle.query(X, margin)
+    assert bool(oracle.exhausted.all())
+    assert bool((oracle.query(X, margin).values == -torch.inf).all())
+    assert oracle.ledger.forwards.tolist() == [3] * 6
+
+
+def test_in_blocks_the_model_is_always_shown_as_many_images() -> None:
+    x, sizes = images(70), list[int]()
+    y, draws = SYSTEM(x).prediction(), Draws.for_images(0, x, SYSTEM(x).prediction())
+
+    class Seen(nn.Module):
+        """The network, and how many images it is shown."""
+
+        def forward(self, seen: Tensor) -> Tensor:
+            sizes.append(len(seen))
+            return SYSTEM.model(seen)
+
+    attack = resolve_attack("pgd:steps=4,restarts=2")
+    found = craft(attack, replace(SYSTEM, model=Seen()), x, Goal(y=y), LINF, draws, block=32, stop_early=True)
+    assert set(sizes) == {32}
+    assert torch.equal(found, craft(attack, SYSTEM, x, Goal(y=y), LINF, draws, stop_early=True))
