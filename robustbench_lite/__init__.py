@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from robustbench_lite.defense import Defense as Defense
     from robustbench_lite.errors import UserError as UserError
     from robustbench_lite.run.evaluate import evaluate as evaluate
+    from robustbench_lite.run.explain import explain as explain
+    from robustbench_lite.run.rubbish import rubbish as rubbish
     from robustbench_lite.run.train import train as train
     from robustbench_lite.system import System as System
     from robustbench_lite.testing import check_attack as check_attack
@@ -35,6 +37,8 @@ _HOME = {
     "check_defense": "testing",
     "craft": "attack",
     "evaluate": "run.evaluate",
+    "explain": "run.explain",
+    "rubbish": "run.rubbish",
     "train": "run.train",
 }
 __all__ = ["__version__", *_HOME]

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import FORMATS, complain, one_of, show_checks, show_place, show_results
+from robustbench_lite.cli.printing import (
+    FORMATS,
+    complain,
+    one_of,
+    show_checks,
+    show_physical,
+    show_place,
+    show_results,
+)
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
@@ -81,6 +89,18 @@ def evaluate(
     examples: Annotated[
         str | None, option("N|all", "Adversarial images to keep, for each cell.", default=_PLAN.examples)
     ] = None,
+    physical: Annotated[
+        str | None,
+        option("SPEC", "A camera before the system: print-photo, rotation=±30,scale=0.7..1.3, FILE.toml."),
+    ] = None,
+    eot: Annotated[
+        int | None,
+        option("N", "Draws of a random system that a query averages over. [default: 10 with --physical, else 0]"),
+    ] = None,
+    verdict_draws: Annotated[
+        int | None,
+        option("N", "How often a random system is judged. [default: 100 with --physical, else 20]"),
+    ] = None,
     out: Annotated[Path | None, option("DIR", "Where results go.", default="rbl-runs/<digest of the plan>")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute everything again, also what is in DIR already.")
@@ -113,6 +133,9 @@ def evaluate(
             "early_exit": early_exit,
             "diagnostics": diagnostics,
             "examples": examples,
+            "physical": physical,
+            "eot": eot,
+            "verdict_draws": verdict_draws,
         }
     )
     if batch_size is not None:
@@ -134,7 +157,8 @@ def _batch_size(text: str) -> int | None:
 
 
 def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool) -> "Result":
-    cells = len(plan.models) * len(plan.defenses) * len(plan.threats) * len(plan.attacks)
+    twice = 2 if plan.physical is not None and plan.eot != 0 else 1  # an attack by labels runs once, and counts less
+    cells = len(plan.models) * len(plan.defenses) * len(plan.threats) * len(plan.attacks) * twice
     try:
         with Bars(cells=cells, quiet=quiet) as bars:
             from robustbench_lite.run.evaluate import run
@@ -152,7 +176,8 @@ def _show(result: "Result", form: str) -> None:
 
     aside = form != "table"  # then stdout is for the table alone
     comparisons = compare_rows(result.records, expected=expected_of(result.timings))
-    show_results(result.table, comparisons, form)
+    show_results(result.table, comparisons, form, stages=result.stages)
+    show_physical(result.physical, stderr=aside)
     show_checks(result.diagnostics, stderr=aside)
     assert result.out is not None
     show_place(result.out, stderr=aside)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -23,17 +23,19 @@ Examples:
   rbl list attacks
   rbl list models --format json
 """
-KINDS = ("attacks", "defenses", "models", "datasets")
+KINDS = ("attacks", "defenses", "models", "datasets", "physical")
 _FACTS: dict[str, tuple[str, ...]] = {"attack": ("needs", "norms"), "defense": ("trains", "adaptivity")}
 _OURS = "robustbench-lite"
 
 
-def kind_of(given: str) -> "Kind":
+def kind_of(given: str) -> "Kind | Literal['physical']":
     """The kind of that name, singular or plural.
 
     Raises:
         UserError: there is none.
     """
+    if given.lower() == "physical":
+        return "physical"
     plural = given.lower() if given.lower().endswith("s") else f"{given.lower()}s"
     if plural not in KINDS:
         raise unknown("kind", given, KINDS)
@@ -42,25 +44,26 @@ def kind_of(given: str) -> "Kind":
 
 def listing(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="attacks, defenses, models or datasets.", show_default=False)
+        str, typer.Argument(metavar="KIND", help="attacks, defenses, models, datasets or physical.", show_default=False)
     ],
     format: Annotated[str, option("table|json", "Of the list.", default="table")] = "table",
 ) -> None:
-    """List the attacks, defenses, models or datasets that there are.
+    """List the attacks, defenses, models, datasets or physical cameras that there are.
 
     Those of installed plugins too; one that cannot be loaded is shown with its error.
     """
     chosen, form = kind_of(kind), one_of("format", format, ("table", "json"))
     from robustbench_lite.describe import describe_all
+    from robustbench_lite.physical.describe import describe_cameras
 
-    found = describe_all(chosen)
+    found = describe_cameras() if chosen == "physical" else describe_all(chosen)
     if form == "json":
         sys.stdout.write(json.dumps([_as_json(one) for one in found], indent=2, ensure_ascii=False) + "\n")
         return
     show(_table(chosen, found))
 
 
-def _table(kind: "Kind", found: "Sequence[Description]") -> "Group":
+def _table(kind: str, found: "Sequence[Description]") -> "Group":
     """A line a plugin, then the sources that are no plugins; `from` only where something is not ours."""
     from rich import box
     from rich.console import Group

@@ -55,12 +55,16 @@ def show(renderable: "RenderableType", *, stderr: bool = False) -> None:
         (sys.stderr if stderr else sys.stdout).write(tables.text(renderable, screen.width))
 
 
-def show_results(summary: "pd.DataFrame", comparisons: "pd.DataFrame", form: str, *, details: bool = False) -> None:
+def show_results(
+    summary: "pd.DataFrame", comparisons: "pd.DataFrame", form: str, *, stages: "pd.DataFrame", details: bool = False
+) -> None:
     """The results to stdout: csv and json are the whole summary, table and markdown compare the systems."""
     from robustbench_lite.results import tables
 
     if form == "table":
         show(tables.comparative(summary, comparisons, width=console().width))
+        if len(stages):
+            show(tables.components(stages))
         if details:
             show(tables.details(summary))
         return
@@ -89,6 +93,28 @@ def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
     show(Text(f"{parts}{len(loud[loud['status'] == 'unchecked'])} unchecked"), stderr=stderr)
     if len(loud):
         show(table, stderr=stderr)
+
+
+def show_physical(physical: "pd.DataFrame", *, stderr: bool = False) -> None:
+    """What a camera shows of the examples; nothing where there was none."""
+    if len(physical):
+        from robustbench_lite.results.physical import tables
+
+        show(tables(physical), stderr=stderr)
+
+
+def show_frame(frame: "pd.DataFrame") -> None:
+    """A small table as it is, numbers to the right; shares are texts already."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for number, name in enumerate(frame.columns):
+        table.add_column(Text(str(name).replace("_", " ")), justify="right" if number else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else str(value)) for value in row))
+    show(table)
 
 
 def show_place(folder: Path, *, stderr: bool = False) -> None:

@@ -17,20 +17,25 @@ EXAMPLES = """\b
 Examples:
   rbl show attack pgd
   rbl show defense adversarial-training
+  rbl show physical print-photo
 """
 
 
 def show(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, model or dataset.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="attack, defense, model, dataset or physical.", show_default=False)
+    ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="As rbl list says it.", show_default=False)],
 ) -> None:
-    """Show what an attack, a defense, a model or a dataset is, and its options."""
+    """Show what an attack, a defense, a model, a dataset or a physical camera is, and its options."""
     chosen = kind_of(kind)
     from rich.console import Group
 
     from robustbench_lite.describe import describe
+    from robustbench_lite.physical.describe import describe_camera
 
-    show_on_screen(Group(*_parts(describe(chosen, name))))
+    found = describe_camera(name) if chosen == "physical" else describe(chosen, name)
+    show_on_screen(Group(*_parts(found)))
 
 
 def _parts(one: "Description") -> "list[RenderableType]":

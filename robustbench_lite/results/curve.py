@@ -38,10 +38,13 @@ def security_curve(records: pd.DataFrame, *, expected: Expected | None = None) -
 
 
 def goal_of(threat: str) -> str:
-    """What a threat says besides its norm and eps: `,goal=targeted` of `L2:1,goal=targeted` and `L2:goal=targeted`."""
+    """What a threat says besides its norm and eps: `,goal=targeted` of `L2:1,goal=targeted` and `L2:goal=targeted`.
+
+    The eps of a patch is its area.
+    """
     _, _, rest = threat.partition(":")
     eps, _, options = rest.partition(",")
-    options = rest if "=" in eps else options
+    options = options if "=" not in eps or eps.startswith("area=") else rest
     return f",{options}" if options else ""
 
 

@@ -22,7 +22,11 @@ Status = Literal["fired", "clear", "unchecked"]
 COLUMNS = (*SYSTEM, "diagnostic", "status", "value", "detail", "n")
 NOISE = frozenset({"noise"})
 ONE_STEP = frozenset({"fgsm"})
-ITERATIVE = frozenset({"bim", "pgd", "mifgsm", "apgd", "targeted"})
+ITERATIVE = frozenset({"bim", "pgd", "mifgsm", "apgd", "apgd-t", "targeted"})
+#: crafted on another system; what they break is broken by transfer
+ELSEWHERE = frozenset({"transfer", "substitute"})
+#: a break is late in the last tenth of what the attack may spend on a sample
+LATE = 0.9
 _DUST = 1e-9  # of sums of shares in float64
 
 
@@ -71,12 +75,40 @@ def noise_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None 
         records: of one system and threat.
         needs: attack text -> needs; `gradients` makes a gradient attack. Without it, the built-in names do.
     """
-    return _beats("noise-beats-gradient", _only(records), _is(NOISE), _gradient(needs), ("noise", "gradient"))
+    return beaten("noise-beats-gradient", _only(records), needs)
 
 
 def one_step_beats_iterative(records: pd.DataFrame) -> Diagnostic:
     """Share of samples of one system and threat that a one-step attack broke and no iterative one did."""
-    return _beats("one-step-beats-iterative", _only(records), _one_step, _iterative, ("one-step", "iterative"))
+    return beaten("one-step-beats-iterative", _only(records))
+
+
+def black_box_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None = None) -> Diagnostic:
+    """Share of samples that an attack by scores or labels broke and no gradient attack did; noise is not meant."""
+    return beaten("black-box-beats-gradient", _only(records), needs)
+
+
+def transfer_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None = None) -> Diagnostic:
+    """Share of samples that examples crafted on another system broke and no gradient attack on this one did."""
+    return beaten("transfer-beats-gradient", _only(records), needs)
+
+
+def not_converged(records: pd.DataFrame) -> Diagnostic:
+    """Share of samples that only iterative gradient attacks broke, all of them late: at the end of what they may spend."""
+    name, (trial,) = "not-converged", tuple(trials(records))
+    iterative = [cell for cell in trial.cells if _iterative(cell.key[4]) and _fixed_eps(cell)]
+    if not iterative:
+        return unchecked(name, "no iterative attack at fixed eps was run")
+    early: set[int] = set()
+    late: set[int] = set()
+    for cell in trial.cells:
+        rows = cell.rows[cell.rows["broken"].astype(bool) & cell.rows["valid"].astype(bool)]
+        end = cell.rows["forwards"].max() * LATE if cell in iterative else math.inf
+        slow = rows["break_forward"] > end
+        early |= set(rows.loc[~slow, "index"])
+        late |= set(rows.loc[slow, "index"])
+    n = len(trial.worst)
+    return judged(name, len(late - early) / n if n else 0.0, n, ", ".join(cell.key[4] for cell in iterative))
 
 
 def zero_gradients(fraction: float | None, n: int = 0, detail: str = "") -> Diagnostic:
@@ -142,8 +174,8 @@ def from_records(
         found[trial.system] = (
             invalid_examples(own),
             nan_scores(own),
-            _beats("noise-beats-gradient", trial, _is(NOISE), _gradient(needs), ("noise", "gradient")),
-            _beats("one-step-beats-iterative", trial, _one_step, _iterative, ("one-step", "iterative")),
+            *(beaten(name, trial, needs) for name in RIVALS),
+            not_converged(own),
             not_monotone_in_eps(records[system & same_goal & records["norm"].isin(own["norm"].unique())]),
         )
     return found
@@ -160,18 +192,33 @@ def _only(records: pd.DataFrame) -> Trial:
     return trial
 
 
-def _beats(
-    name: str,
-    trial: Trial,
-    weak: Callable[[str], bool],
-    strong: Callable[[str], bool],
-    words: tuple[str, str],
-) -> Diagnostic:
-    sides = [_broken(trial, kind) for kind in (weak, strong)]
-    for side, word in zip(sides, words, strict=True):
+def sides(name: str, needs: Mapping[str, str] | None = None) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
+    """Of a diagnostic that sets weak attacks against strong ones: which attack texts are weak, and which strong."""
+    weak = {
+        "noise-beats-gradient": _is(NOISE),
+        "black-box-beats-gradient": _black_box(needs),
+        "transfer-beats-gradient": _is(ELSEWHERE),
+        "one-step-beats-iterative": _one_step,
+    }[name]
+    return weak, _iterative if name == "one-step-beats-iterative" else _gradient(needs)
+
+
+#: weak attacks against strong ones: what each side is called
+RIVALS = {
+    "noise-beats-gradient": ("noise", "gradient"),
+    "black-box-beats-gradient": ("black-box", "gradient"),
+    "transfer-beats-gradient": ("transfer", "gradient"),
+    "one-step-beats-iterative": ("one-step", "iterative"),
+}
+
+
+def beaten(name: str, trial: Trial, needs: Mapping[str, str] | None = None) -> Diagnostic:
+    """One of `RIVALS`: the share of samples that the weak attacks of a trial broke and the strong ones did not."""
+    found = [_broken(trial, kind) for kind in sides(name, needs)]
+    for side, word in zip(found, RIVALS[name], strict=True):
         if side is None:
             return unchecked(name, f"no {word} attack at fixed eps was run")
-    (by_weak, weak_names), (by_strong, strong_names) = (side for side in sides if side is not None)
+    (by_weak, weak_names), (by_strong, strong_names) = (side for side in found if side is not None)
     common = by_weak.dropna().index.intersection(by_strong.dropna().index)
     if common.empty:
         return unchecked(name, "no sample has a verdict from both kinds of attack")
@@ -202,6 +249,13 @@ def _gradient(needs: Mapping[str, str] | None) -> Callable[[str], bool]:
     if not needs:
         return _is(ONE_STEP | ITERATIVE)
     return lambda attack: needs.get(attack) == "gradients"
+
+
+def _black_box(needs: Mapping[str, str] | None) -> Callable[[str], bool]:
+    other = _is(NOISE | ELSEWHERE)
+    if not needs:
+        return _is(frozenset({"square", "nes", "simba", "hopskipjump", "boundary"}))
+    return lambda attack: needs.get(attack) in ("scores", "labels") and not other(attack)
 
 
 def _one_step(attack: str) -> bool:

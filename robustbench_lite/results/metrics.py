@@ -9,6 +9,7 @@ import pandas as pd
 
 from robustbench_lite.results.clocks import CLOCKS, clock, declared_needs, failure, with_failures
 from robustbench_lite.results.fates import CELL, FAILED, LEFT_OUT, SYSTEM, Cell, Expected, System, Trial, trials
+from robustbench_lite.results.sources import SOURCE, source_figures
 from robustbench_lite.results.statistics import clopper_pearson
 
 WORST_CASE = "worst-case"
@@ -18,6 +19,7 @@ COLUMNS = (
     *("invalid", "forwards", "backwards", "seconds", "flags"),
     *("norm", "eps", "failed", "left_out", "clean_acc_low", "clean_acc_high", "broken_8bit", "median_break_forward"),
     *("setup_seconds", "setup_queries", "seed", "failure"),
+    *("source_acc", "source_agreement", "source_success", "transfer", "transfer_low", "transfer_high"),
 )
 
 
@@ -43,6 +45,10 @@ def summarise(
     `clean_acc` and `robust_acc` are shares of all n samples of the row, with exact 95 % intervals over test images.
     A row with samples that have no verdict has no `robust_acc`; its low and high are then no confidence interval but
     the share with all of these counted as broken, and with all counted as robust.
+
+    Where examples are crafted on another system, their source, `source_acc` and `source_agreement` are the shares of
+    clean images that it gets right, and of which it says what the system says; `source_success` and `transfer` (with an
+    exact interval) the shares of those that both get right whose examples break the source, and the system.
 
     Args:
         records: one row a sample and cell.
@@ -89,6 +95,7 @@ def _cell_row(cell: Cell, context: _Context) -> dict[str, object]:
         "eps": _one(rows["eps"].astype(float), math.nan),
         "seed": _one(rows["seed"], pd.NA),
         "left_out": len(cell.fates) - len(counted),
+        **source_figures(rows, attacked),
         **clock(cell, context.timings),
         "failure": failure(cell, context.timings),
     }
@@ -114,6 +121,7 @@ def _worst_row(trial: Trial, rows: Sequence[dict[str, object]]) -> dict[str, obj
         "broken_8bit": _worst_8bit(trial),
         "median_break_forward": math.nan,
         "seed": _one(records["seed"], pd.NA),
+        **dict.fromkeys(SOURCE, math.nan),
         "failure": "",
     }
 
@@ -178,6 +186,8 @@ def distances(cell: Cell, samples: pd.Index) -> np.ndarray:
     """Norm of each sample's adversarial example in the cell's own norm (s,); infinite where there is none."""
     rows = cell.rows[cell.rows["broken"].astype(bool) & cell.rows["valid"].astype(bool)]
     column = str(_one(cell.rows["norm"], "linf")).lower()
+    if column not in rows:  # a threat beside the norms: its images have no distance
+        return np.full(len(samples), math.nan)
     found = pd.Series(rows[column].to_numpy(dtype=float), index=rows["index"].to_numpy())
     return found.reindex(samples).fillna(math.inf).to_numpy()
 

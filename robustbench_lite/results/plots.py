@@ -147,8 +147,13 @@ def _curve_panel(axis: "Axes", part: pd.DataFrame, attacks: list[str], defenses:
         for attack, line in own.groupby("attack", sort=False):
             eps, accuracy = line["eps"], 100 * line["robust_acc"]
             if attack != WORST_CASE:
-                mark = _MARKS[attacks.index(str(attack)) % len(_MARKS)] if len(line) < 30 else ""
-                axis.plot(eps, accuracy, color=colour, lw=0.9, ls=":", marker=mark, ms=4, alpha=0.8)
+                place = attacks.index(str(attack))
+                mark, gap = (
+                    _MARKS[place % len(_MARKS)],
+                    max(1, len(line) // 15),
+                )  # some of many points tell whose they are
+                spots = (place % gap, gap)
+                axis.plot(eps, accuracy, color=colour, lw=0.9, ls=":", marker=mark, ms=4, markevery=spots, alpha=0.8)
                 continue
             axis.plot(eps, accuracy, color=colour, lw=2.2, label=f"{defense}")
             axis.fill_between(eps, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.18, lw=0)

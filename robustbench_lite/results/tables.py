@@ -53,6 +53,25 @@ def details(summary: pd.DataFrame) -> Group:
     return Group(*parts)
 
 
+def components(stages: pd.DataFrame) -> Group:
+    """A table for each cascade with a row a component; `stages` is of `stages.by_stage`."""
+    parts: list[RenderableType] = []
+    names = ["component", "left to it", "broke", "robust after", "fwd", "bwd", "s"]
+    for (dataset, model, defense, threat, attack), own in stages.groupby(
+        ["dataset", "model", "defense", "threat", "attack"], sort=False
+    ):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for name in names:
+            table.add_column(name, justify="left" if name == "component" else "right", overflow="fold")
+        for _, row in own.iterrows():
+            counts = (str(row["attacked"]), str(row["broken"]), percent(row["robust_acc"]))
+            amounts = (_amount(row[name]) for name in ("forwards", "backwards", "seconds"))
+            table.add_row(Text(str(row["stage"])), *counts, *amounts)
+        title = f"{attack} by component · {dataset} · {model}, {defense} · {threat}"
+        parts += [Text(title, style="bold"), table]
+    return Group(*parts)
+
+
 def text(renderable: RenderableType, width: int = _WIDTH) -> str:
     """What a terminal of that width would show, without colours."""
     console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)

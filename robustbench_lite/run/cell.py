@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import specs
-from robustbench_lite.attack import Asker, Attack, Setup, prepares
+from robustbench_lite.attack import Asker, Attack, Goal, Learned, Setup, prepares
 from robustbench_lite.data import outside
 from robustbench_lite.errors import UserError
 from robustbench_lite.fingerprint import fingerprint, source_digest
+from robustbench_lite.rows import concat
 from robustbench_lite.run.engine import Search, search
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.records import COLUMNS, Records, cell_key
+from robustbench_lite.run.stages import billed, new_bill, told
 from robustbench_lite.run.subject import Subject, load
-from robustbench_lite.run.verdict import CLEAN_WRONG, RANDOM_DRAWS, REASONS, TARGET_IS_LABEL
+from robustbench_lite.run.verdict import CLEAN_WRONG, REASONS, TARGET_IS_LABEL, judge, look, pictured
+from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 #: raised when the engine or the verdict changes in a way that could change numbers
-NUMBERS = 1
+NUMBERS = 2
 _FLUSH_SECONDS = 2.0
 #: the most samples that an attack is given to learn from
 SETUP_SAMPLES = 1000
@@ -35,9 +38,13 @@ class Cell:
     """What is run.
 
     Args:
-        attack_text: what records call the attack. early_exit: retire a sample at its first confirmed break.
+        attack_text: what records call the attack. early_exit: retire a sample at its first confirmed break; see
+            `leaves_early`.
         targets: (n,) the user's own, one for every sample of the split, or None.
         keep: positions of the slice whose adversarial examples are kept.
+        eot: draws that every query averages over; 0, as the attack itself wants.
+        blind: the adversary knows nothing of the camera: all steps are made on the system without it, and the point that
+            is best there is handed in.
     """
 
     subject: Subject
@@ -49,6 +56,37 @@ class Cell:
     precision: str = "float32"
     targets: Tensor | None = None
     keep: frozenset[int] = frozenset()
+    eot: int = 0
+    blind: bool = False
+
+    @property
+    def hunted(self) -> Subject:
+        """What the adversary works on."""
+        subject = self.subject
+        return replace(subject.bare, shapes=subject.shapes) if self.blind and subject.bare is not None else subject
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the attack uses what its adversary knows of the defense, and of a camera."""
+        return not self.blind if self.subject.bare is not None else self.subject.adaptive
+
+    @property
+    def draws(self) -> int:
+        """How often each example is looked at: more than once where the system or the threat is random."""
+        random = self.subject.system.randomised or self.threat.random
+        return self.subject.sitting.count if random else 1
+
+    @property
+    def leaves_early(self) -> bool:
+        """Whether a sample leaves at its first confirmed break; on a random system none does, since that is confirmed by
+        draws that the last word does not count, and it might deny a break that better ones would have followed."""
+        return self.early_exit and not self.blind and self.draws == 1
+
+    @property
+    def idle(self) -> Tensor:
+        """Which positions of the slice, (m,), nobody needs an example of: behind a camera those wrong on both sides of it."""
+        wrong, bare = self.subject.clean.wrong, self.subject.bare
+        return wrong if bare is None else wrong & bare.clean.wrong
 
     @property
     def target_rule(self) -> str | None:
@@ -80,6 +118,9 @@ class Cell:
                 "system": subject.system.digest,
                 "fast": subject.fast.notes.get("fast", ""),
                 "adaptive": subject.adaptive,
+                "eot": self.eot,
+                "blind": self.blind,
+                "draws": self.draws,
                 "data": subject.data.digest(),
                 "attack": [
                     self.attack.name,
@@ -87,24 +128,30 @@ class Cell:
                     source_digest(type(self.attack)),
                     fingerprint(options),
                 ],
-                "threat": [self.threat.norm, self.threat.eps, self.threat.goal, self.threat.target],
+                "threat": [
+                    *(self.threat.norm, self.threat.eps, self.threat.goal, self.threat.target),
+                    *self.threat.settings,
+                ],
                 "seed": subject.seed,
                 "precision": self.precision,
-                "early exit": self.early_exit,
+                "early exit": self.leaves_early,
                 "floor": subject.shapes.floor,
                 "fixed": subject.shapes.fixed,
                 "threads": torch.get_num_threads(),
                 "device": _device_name(subject.device),
                 "torch": torch.__version__,
                 "targets": fingerprint(self.targets) if self.target_rule == "column" else None,
-                "lessons": fingerprint(self.lessons) if prepares(self.attack) else None,
+                "lessons": fingerprint(self.lessons) if prepares(self.attack, self.threat) else None,
             }
         )
 
 
 @dataclass(kw_only=True)
 class Ran:
-    """What came of a cell: its rows, seconds spent now, kept examples by index, and why it failed, if it did."""
+    """What came of a cell: its rows, seconds spent now, kept examples by index, and why it failed, if it did.
+
+    `stages` are the seconds of each stage, by place and name.
+    """
 
     rows: pd.DataFrame
     seconds: float = 0.0
@@ -112,6 +159,7 @@ class Ran:
     failed: str = ""
     setup_seconds: float = 0.0
     setup_queries: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], held: Collection[int] = ()) -> Ran:
@@ -135,13 +183,13 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
     known = have[have["index"].isin(wanted) & ~have["index"].isin(lost)]
     todo = torch.from_numpy((~np.isin(wanted, known["index"].to_numpy(dtype=np.int64))).nonzero()[0])
     advance(len(known), int(known["broken"].sum()))
-    ran, sink, before = Ran(rows=known), _Sink(records, key), records.noted(key)
+    ran, before = Ran(rows=known), records.noted(key)
+    sink = _Sink(cell, key, records, ran.examples)
     started = time.perf_counter()
     try:
-        for frame, examples in _until_failure(_compute(cell, key, todo, records), ran):
-            sink.add(frame)
-            ran.examples.update(examples)
-            advance(len(frame), int(frame["broken"].sum()))
+        for part in _until_failure(_compute(cell, key, todo, records, ran.stages), ran):
+            sink.add(part)
+            advance(len(part), part.broken)
     finally:
         sink.flush()
     ran.seconds = time.perf_counter() - started
@@ -156,28 +204,81 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
 def _examples_of(cell: Cell) -> list[int]:
     """Indices of the samples that are attacked and whose examples are to be kept."""
     kept = torch.tensor(sorted(cell.keep), dtype=torch.int64)
-    attacked = kept[~cell.subject.clean.wrong[kept] & ~_left_out(cell, kept)]
+    attacked = kept[~cell.idle[kept] & ~_left_out(cell, kept)]
     return [int(index) for index in cell.subject.indices[attacked.numpy()]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """Samples that nobody attacks, and why; what the system says of them that examples are made on, if there is one."""
+
+    positions: Tensor
+    reason: int
+    source: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def broken(self) -> int:
+        return len(self) if self.reason == CLEAN_WRONG else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """Samples whose attack is over."""
+
+    outcome: Outcome
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    @property
+    def broken(self) -> int:
+        return int(self.outcome.verdict.broken.sum())
+
+
+class _Spare(_Ended):
+    """Samples that were settled before, and attacked all the same: their examples are kept, and no rows."""
+
+    def __len__(self) -> int:
+        return 0
+
+    @property
+    def broken(self) -> int:
+        return 0
+
+
+Part = _Settled | _Ended
+
+
 class _Sink:
-    """Gathers frames and appends them to the records every so often."""
+    """Gathers what is known, keeps the examples, and appends rows to the records every so often."""
 
-    def __init__(self, records: Records, key: str) -> None:
-        self._records, self._key, self._frames, self._last = records, key, list[pd.DataFrame](), time.monotonic()
+    def __init__(self, cell: Cell, key: str, records: Records, examples: dict[int, np.ndarray]) -> None:
+        self._cell, self._key, self._records, self._examples = cell, key, records, examples
+        self._idle, self._ended, self._last = list[_Settled](), list[Outcome](), time.monotonic()
 
-    def add(self, frame: pd.DataFrame) -> None:
-        self._frames.append(frame)
+    def add(self, part: Part) -> None:
+        if isinstance(part, _Settled):
+            self._idle.append(part)
+        else:
+            self._examples.update(_kept(self._cell, part.outcome))
+            if isinstance(part, _Spare):
+                return
+            # Rows tell of the image, they do not hold it.
+            self._ended.append(replace(part.outcome, adv=part.outcome.adv[:, :0]))
         if time.monotonic() - self._last > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        frames, self._frames, self._last = self._frames, [], time.monotonic()
+        idle, ended = self._idle, self._ended
+        self._idle, self._ended, self._last = [], [], time.monotonic()
+        frames = [_settled(self._cell, self._key, part) for part in idle]
+        if ended:  # one table of many rows costs what one of few does
+            frames.append(_frame(self._cell, self._key, concat(ended)))
         if frames:
             self._records.append(self._key, pd.concat(frames, ignore_index=True))
-
-
-Part = tuple[pd.DataFrame, dict[int, np.ndarray]]
 
 
 def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
@@ -195,19 +296,46 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
         yield part
 
 
-def _compute(cell: Cell, key: str, todo: Tensor, records: Records) -> Iterator[Part]:
+def _compute(cell: Cell, key: str, todo: Tensor, records: Records, clocks: dict[str, float]) -> Iterator[Part]:
     """Rows of the positions `todo`: those that are settled before any attack, then the attacked ones as they end."""
     if not len(todo):
         return
     subject = cell.subject
     wrong = subject.clean.wrong[todo]
     left_out = _left_out(cell, todo) & ~wrong
-    for rows, reason in ((wrong, CLEAN_WRONG), (left_out, TARGET_IS_LABEL)):
-        if bool(rows.any()):
-            yield _settled(cell, key, todo[rows], reason), {}
-    alive = todo[~wrong & ~left_out]
+    settled = [(todo[wrong], CLEAN_WRONG), (todo[left_out], TARGET_IS_LABEL)]
+    alive, stages = todo[~cell.idle[todo] & ~_left_out(cell, todo)], list[Attack]()
+    try:
+        stages = _prepared(replace(cell, subject=cell.hunted), key, records) if len(alive) else []
+    except Exception:  # what needs no attack is known all the same
+        yield from (_Settled(positions=rows, reason=reason) for rows, reason in settled if len(rows))
+        raise
+    source = stages[-1].crafted_on if stages else None
+    for rows, reason in settled:
+        if len(rows):
+            yield _Settled(positions=rows, reason=reason, source=_source_answers(cell, source, rows))
     if len(alive):
-        yield from _attacked(cell, key, alive, records)
+        yield from _attacked(cell, alive, stages, clocks)
+
+
+def _source_answers(cell: Cell, source: System | None, positions: Tensor) -> Tensor | None:
+    """What the system says of the clean images that the examples are made on, (n,) on the CPU."""
+    if source is None:
+        return None
+    return look(source, *cell.subject.load(positions), cell.subject.shapes).prediction
+
+
+def _with_source(cell: Cell, source: System | None, outcome: Outcome) -> Outcome:
+    """The outcome with what the system says that the examples are made on; it is no part of the search, nor counted."""
+    none = torch.full_like(outcome.sample, -1)
+    if source is None:
+        return replace(outcome, source_prediction=none, source_broken=none > 0)
+    x, y, draws = cell.subject.load(outcome.sample.cpu())
+    target = outcome.target if cell.threat.goal == "targeted" else None
+    goal = Goal(y=y, target=target, success=cell.threat.goal)
+    judged = judge(source, x, goal, cell.threat, outcome.adv, draws, cell.subject.shapes)
+    said = look(source, x, y, draws, cell.subject.shapes).prediction.to(none.device)
+    return replace(outcome, source_prediction=said, source_broken=judged.broken)
 
 
 def _left_out(cell: Cell, todo: Tensor) -> Tensor:
@@ -221,15 +349,15 @@ def _left_out(cell: Cell, todo: Tensor) -> Tensor:
     return torch.zeros(len(todo), dtype=torch.bool)
 
 
-def _attacked(cell: Cell, key: str, alive: Tensor, records: Records) -> Iterator[Part]:
+def _attacked(cell: Cell, alive: Tensor, learned: list[Attack], clocks: dict[str, float]) -> Iterator[Part]:
     """Run the stages, each on what is unbroken; a sample's row is made when it breaks, or after the last stage."""
-    subject, copies = cell.subject, [cell.subject.fast]
+    subject, copies = cell.hunted, [cell.hunted.fast]
     if (
         subject.reduced is not None and cell.threat.eps is not None
     ):  # a smallest norm is not to be had from a coarse copy
         copies = [subject.reduced, subject.fast]
-    stages = [(stage, fast) for stage in _prepared(cell, key, records) for fast in copies]
-    paid = torch.zeros((2, len(subject.indices)), dtype=torch.int64)
+    stages = [(stage, fast) for stage in learned for fast in copies]
+    bill = new_bill(len(learned), len(subject.indices))
     for number, (attack, fast) in enumerate(stages):
         job = Search(
             attack=attack,
@@ -239,30 +367,62 @@ def _attacked(cell: Cell, key: str, alive: Tensor, records: Records) -> Iterator
             shapes=subject.shapes,
             load=subject.load,
             adaptive=subject.adaptive,
-            stop_early=cell.early_exit,
+            stop_early=cell.leaves_early,
             target_column=cell.target_column,
+            eot=cell.eot,
+            watch=cell.blind or subject.bare is None,  # what one draw of a camera shows is no break
         )
         alive_next: list[Tensor] = []
+        clock, started = f"{number // len(copies)} {attack}", time.perf_counter()
         for outcome in search(job, alive, subject.clean):
-            outcome = _with_paid(outcome, paid)
+            outcome = billed(outcome, bill, number // len(copies))
             ends = outcome.verdict.broken | (number == len(stages) - 1)
             alive_next.append(outcome.sample[~ends].cpu())
             if bool(ends.any()):
-                ended = outcome[ends.nonzero().squeeze(1)]
-                yield _frame(cell, key, ended), _kept(cell, ended)
+                yield from _ended(cell, attack.crafted_on, outcome[ends.nonzero().squeeze(1)])
+        clocks[clock] = clocks.get(clock, 0.0) + time.perf_counter() - started
         alive = torch.cat(alive_next).sort().values if alive_next else alive[:0]
         if not len(alive):
             return
 
 
+def _ended(cell: Cell, source: System | None, outcome: Outcome) -> Iterator[Part]:
+    """The ended samples, with the last word where the system is random; those that were settled before apart."""
+    if cell.draws > 1:
+        outcome = _judged_last(cell, outcome)
+    outcome = _with_source(cell, source, outcome)
+    before = cell.subject.clean.wrong[outcome.sample.cpu()].to(outcome.sample.device)
+    for kind, rows in ((_Spare, before), (_Ended, ~before)):
+        if bool(rows.any()):
+            yield kind(outcome=outcome[rows.nonzero().squeeze(1)])
+
+
+def _judged_last(cell: Cell, outcome: Outcome) -> Outcome:
+    """Each sample's one example, judged once with draws that decided nothing before: what the search liked is no proof."""
+    subject = cell.subject
+    x, y, draws = subject.load(outcome.sample.cpu())
+    target = outcome.target if bool((outcome.target >= 0).any()) else None
+    goal = Goal(y=y, target=target, success=cell.threat.goal)
+    sitting = subject.sitting.last
+    adv, witness = outcome.adv, outcome.witness
+    verdict = judge(subject.system, x, goal, cell.threat, adv, draws, subject.shapes, sitting, witness)
+    if witness is not None:
+        outcome = replace(outcome, adv=pictured(cell.threat, x, witness, draws, sitting))
+    told = verdict.broken if subject.bare is None else torch.zeros_like(verdict.broken)  # nobody looks behind a camera
+    return replace(outcome, verdict=verdict, break_forward=torch.where(told, outcome.break_forward, -1))
+
+
 def _prepared(cell: Cell, key: str, records: Records) -> list[Attack]:
-    """The stages, each with what it has learned; what that cost is noted in the records, since it is paid once a cell."""
-    if not prepares(cell.attack):
+    """The stages, each with what it has learned, now or in an earlier run that kept it.
+
+    What that cost is noted in the records, since it is paid once a cell, and before what was learned is kept.
+    """
+    if not prepares(cell.attack, cell.threat):
         return list(cell.attack.stages())
-    started, askers = time.perf_counter(), list[Asker]()
+    started, askers, kept, taught = time.perf_counter(), list[Asker](), records.learned(key), list[Learned | None]()
 
     def learned(attack: Attack) -> Attack:
-        if type(attack).prepare is Attack.prepare:
+        if not attack.learns(cell.threat):
             return attack
         subject, data = cell.subject, cell.subject.data
         lessons = cell.lessons
@@ -270,28 +430,22 @@ def _prepared(cell: Cell, key: str, records: Records) -> list[Attack]:
         adaptive, block = subject.adaptive, subject.shapes.floor
         askers.append(Asker(attack, subject.fast, cell.threat, seed=subject.seed, adaptive=adaptive, block=block))
         classes = subject.system.num_classes
-        return attack.prepare(Setup(x=x, y=y, draws=draws, threat=cell.threat, num_classes=classes, ask=askers[-1]))
+        setup = Setup(x=x, y=y, draws=draws, threat=cell.threat, num_classes=classes, ask=askers[-1])
+        place = len(askers) - 1
+        able = attack.recall(kept[place], setup) if place < len(kept) else attack.prepare(setup)
+        taught.append(able.learned)
+        return able
 
     whole = learned(cell.attack)
     stages = [whole if stage is whole else learned(stage) for stage in whole.stages()]
+    if kept:
+        return stages
     queries, seconds = sum(asker.forwards + asker.backwards for asker in askers), time.perf_counter() - started
-    records.note(key, {"seconds": seconds, "queries": float(queries)})
+    figures = {name: value for one in taught if one is not None for name, value in one.figures.items()}
+    records.note(key, {**figures, "seconds": seconds, "queries": float(queries)})
+    if None not in taught:
+        records.keep(key, [one for one in taught if one is not None])
     return stages
-
-
-def _with_paid(outcome: Outcome, paid: Tensor) -> Outcome:
-    """Add what earlier stages cost, and remember the sum for later ones."""
-    sample = outcome.sample.cpu()
-    before = paid[:, sample]
-    paid[:, sample] = before + torch.stack((outcome.forwards, outcome.backwards)).cpu()
-    before = before.to(outcome.forwards.device)
-    found = outcome.break_forward
-    return replace(
-        outcome,
-        forwards=outcome.forwards + before[0],
-        backwards=outcome.backwards + before[1],
-        break_forward=torch.where(found >= 0, found + before[0], found),
-    )
 
 
 def _kept(cell: Cell, outcome: Outcome) -> dict[int, np.ndarray]:
@@ -304,7 +458,7 @@ def _kept(cell: Cell, outcome: Outcome) -> dict[int, np.ndarray]:
 
 
 def _frame(cell: Cell, key: str, outcome: Outcome) -> pd.DataFrame:
-    verdict, subject = outcome.verdict.to("cpu"), cell.subject
+    verdict = outcome.verdict.to("cpu")
     positions = outcome.sample.cpu()
     norms = verdict.norms.numpy()
     values = _common(cell, key, positions) | {
@@ -320,17 +474,26 @@ def _frame(cell: Cell, key: str, outcome: Outcome) -> pd.DataFrame:
         "target_hit": verdict.target_hit.numpy(),
         "rejected": verdict.rejected.numpy(),
         "score": verdict.score.numpy(),
-        "draws": RANDOM_DRAWS if subject.system.randomised else 1,
+        "draws": cell.draws,
         "break_rate": verdict.break_rate.numpy(),
         "broken_8bit": verdict.broken_8bit.numpy(),
         "lane": outcome.lane.cpu().numpy(),
         "break_forward": outcome.break_forward.cpu().numpy(),
+        "source_prediction": _numbers(outcome.source_prediction, -1),
+        "source_broken": _numbers(outcome.source_broken, False),
+        "witness": "" if outcome.witness is None else cell.threat.tell(outcome.witness),
+        **told([str(stage) for stage in cell.attack.stages()], outcome.bill, verdict.broken),
     }
     return pd.DataFrame(values)[list(COLUMNS)]
 
 
-def _settled(cell: Cell, key: str, positions: Tensor, reason: int) -> pd.DataFrame:
+def _numbers(column: Tensor | None, otherwise: int | bool) -> Any:
+    return otherwise if column is None else column.cpu().numpy()
+
+
+def _settled(cell: Cell, key: str, part: _Settled) -> pd.DataFrame:
     """Rows of samples that nobody attacks: wrong on the clean image (broken at norm 0), or left out."""
+    positions, reason = part.positions, part.reason
     clean = cell.subject.clean[positions]
     wrong = reason == CLEAN_WRONG
     values = _common(cell, key, positions) | {
@@ -346,11 +509,16 @@ def _settled(cell: Cell, key: str, positions: Tensor, reason: int) -> pd.DataFra
         "target_hit": False,
         "rejected": clean.rejected.numpy(),
         "score": clean.score.numpy(),
-        "draws": RANDOM_DRAWS if cell.subject.system.randomised else 1,
+        "draws": cell.draws,
         "break_rate": float(wrong),
         "broken_8bit": wrong,
         "lane": 0,
         "break_forward": 0 if wrong else -1,
+        "source_prediction": _numbers(part.source, -1),
+        "source_broken": False,
+        "witness": "",
+        "stage": "",
+        "stages": "",
     }
     return pd.DataFrame(values)[list(COLUMNS)]
 
@@ -379,7 +547,7 @@ def _names(cell: Cell) -> dict[str, Any]:
         "defense": subject.defense,
         "threat": cell.threat_text,
         "attack": cell.attack_text,
-        "adaptive": subject.adaptive,
+        "adaptive": cell.adaptive,
     }
 
 

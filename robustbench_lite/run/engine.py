@@ -15,18 +15,22 @@ from torch import Tensor
 from robustbench_lite.attack import Attack, State
 from robustbench_lite.errors import PluginError
 from robustbench_lite.objectives import Goal, choose_targets
-from robustbench_lite.oracle import Ledger, Oracle
+from robustbench_lite.oracle import EOT, Ledger, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along, concat, overwrite
 from robustbench_lite.run.outcomes import Bests, Outcome
 from robustbench_lite.run.shapes import Shapes
-from robustbench_lite.run.verdict import Clean, Verdict, judge, rounded
+from robustbench_lite.run.verdict import Clean, Verdict, judge, pictured, rounded
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
-#: a minimum-norm row is judged after so many steps with something new, since its nearest point lies on the boundary
-#: itself, where the fast copy and the original can differ
-JUDGE_EVERY = 8
+#: a minimum-norm row with something new is judged after so many steps, later after half of those that it has made: its
+#: nearest point lies on the boundary, where the fast copy and the original can differ
+JUDGE_EVERY = 16
+#: where they do, the verdict is shown the point that lies so much further out
+FURTHER = 1.001
+#: points that differ by less, of an image in [0, 1], are one point: float32 itself rounds at 6e-8
+DUST = 5e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class Search:
         shapes: sizes of micro-batches. seed: of the random streams.
         load: positions -> (x, y, draws), on the device.
         target_column: (all samples,) int64, the user's own targets, or None.
+        eot: draws that every query averages over; 0, as the attack itself wants.
+        watch: note breaking points; False: only the last point of every lane is judged.
     """
 
     attack: Attack
@@ -51,6 +57,8 @@ class Search:
     adaptive: bool = True
     stop_early: bool = True
     target_column: Tensor | None = None
+    eot: int = 0
+    watch: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,8 @@ class _Flight(Rows):
 
     Args:
         over: (n,) bool, nothing is left to try. due: (n,) bool, a point wants judgement.
-        plain: (n,) bool, its rounded form was denied, so the point itself comes next.
+        plain: (n,) bool, the first form of its point was denied, so the second comes next: after the rounded one the
+            point itself.
         answered: (n,) bool, the last point was judged.
     """
 
@@ -117,17 +126,38 @@ class _Engine:
         self._refill()
         if self.flying is not None:
             self._advance()
-        parked = sum(len(part) for part in self.parked)
-        if parked >= self.job.shapes.floor or (parked and self.flying is None and not self.waiting):
+        if self.parked and self._waits_in_vain:
             self._judge()
         yield from self.ended
         self.ended = []
+
+    @property
+    def _waits_in_vain(self) -> bool:
+        """Whether the rows that wait for judgement gain nothing by waiting for others.
+
+        At a fixed eps most of them will not fly again: they wait until they fill a block, or nobody flies. Where the
+        norm is sought nearly all will: they wait for those that are little younger, so that all keep in step, and fill
+        their blocks together in the air too.
+        """
+        if self.job.threat.eps is not None:
+            return self._parking >= self.job.shapes.floor or (self.flying is None and not self.waiting)
+        if self.flying is None:
+            return True
+        behind = max(int(part.state.k.max()) for part in self.parked) - self.flying.state.k
+        return not bool(((behind >= 0) & (behind <= JUDGE_EVERY)).any())
+
+    @property
+    def _parking(self) -> int:
+        return sum(len(part) for part in self.parked)
 
     # -- into the air ------------------------------------------------------------------------------------------------
 
     def _refill(self) -> None:
         flying = 0 if self.flying is None else len(self.flying)
-        room = (self.job.shapes.most - flying) // self.side_by_side
+        flying += self._parking if self.job.threat.eps is None else 0  # they will fly again
+        # Lanes side by side go together, so they fill a micro-batch only where there is a choice of samples.
+        hold = self.job.shapes.most * (2 if self.side_by_side > 1 else 1)
+        room = (hold - flying) // self.side_by_side
         # A start may cost a query, padded to the floor like any other: wait until a full floor of rows fits.
         wanted = min(max(1, self.job.shapes.floor // self.side_by_side), len(self.waiting))
         if not self.waiting or (flying and room < wanted):
@@ -147,6 +177,8 @@ class _Engine:
         state = self.job.attack.start(x[index], goal[index], self.job.threat, draws[index], oracle)
         state = _fitting(state, x[index], self.job.attack)
         state, ledger = state[: len(rows)], oracle.ledger[: len(rows)]
+        if ledger.witness is None:  # every row holds one, or none does
+            ledger = replace(ledger, witness=state.witness)
         no = torch.zeros_like(state.done)
         return _Flight(
             state=state, ledger=ledger, sample=sample, over=state.done, due=state.done, plain=no, answered=no
@@ -177,9 +209,9 @@ class _Engine:
             draws,
             ledger=ledger,
             adaptive=job.adaptive,
-            eot=attack.eot,
+            eot=attack.eot or (EOT(draws=job.eot) if job.eot else None),
             budget=attack.budget,
-            watch=not attack.submits_last,
+            watch=job.watch and not attack.submits_last,
         )
 
     # -- one step ----------------------------------------------------------------------------------------------------
@@ -187,14 +219,15 @@ class _Engine:
     def _advance(self) -> None:
         """One step of as many rows as fill whole blocks, the rest comes first the next time; at most one micro-batch.
 
-        Lanes side by side keep in step, so there all rows go, in as many micro-batches as it takes.
+        Lanes side by side keep in step, so there whole samples go.
         """
         assert self.flying is not None
         flight, shapes = self.flying, self.job.shapes
         if self.side_by_side > 1:
-            self.flying = None
-            cuts = range(0, len(flight), shapes.most)
-            self._park(concat([self._step(flight[cut : cut + shapes.most]) for cut in cuts]))
+            count = _together(flight.sample, shapes)
+            self.flying = flight[count:] if count < len(flight) else None
+            cuts = range(0, count, shapes.most)
+            self._park(concat([self._step(flight[cut : min(cut + shapes.most, count)]) for cut in cuts]))
             return
         count = min(shapes.whole(len(flight)), shapes.most)
         self.flying = flight[count:] if count < len(flight) else None
@@ -203,7 +236,10 @@ class _Engine:
     def _step(self, flight: _Flight) -> _Flight:
         """One step of these rows, padded to whole blocks."""
         count, index = len(flight), self.job.shapes.padding(len(flight), flight.sample.device)
-        flight = flight[index] if len(index) > count else flight
+        if len(index) > count:  # a copy has nothing to try, so an attack need not ask for it
+            flight = flight[index]
+            copy = torch.arange(len(index), device=flight.sample.device) >= count
+            flight = replace(flight, state=replace(flight.state, done=flight.state.done | copy))
         attack, state = self.job.attack, flight.state
         oracle = self._oracle(state.x, state.goal, state.draws, flight.ledger)
         state = _fitting(attack.step(state, oracle), state.x, attack)
@@ -216,7 +252,7 @@ class _Engine:
         """Which rows should be judged before they go on."""
         found = oracle.ledger.found
         if self.job.threat.eps is None:
-            return found & (state.k % JUDGE_EVERY == 0)
+            return found & (state.k % _pause(state.k) == 0)
         return found if self.job.stop_early else torch.zeros_like(found)
 
     def _park(self, flight: _Flight) -> None:
@@ -246,7 +282,8 @@ class _Engine:
         """The parked rows, in full batches of the verdict's; the rest waits while others are still under way."""
         flight = concat(self.parked)
         full = len(flight) // self.job.shapes.floor * self.job.shapes.floor
-        if self.side_by_side > 1 or not full or (self.flying is None and not self.waiting):
+        sought = self.job.threat.eps is None
+        if self.side_by_side > 1 or not full or sought or (self.flying is None and not self.waiting):
             full = len(flight)
         self.parked = [flight[full:]] if full < len(flight) else []
         return flight[:full]
@@ -256,27 +293,53 @@ class _Engine:
 
         The point is the pending one, or the last one of a row that is over. Its 8-bit neighbour is judged first: most
         breaks survive rounding, and an example that does can be saved and shown. Only where that does not break, the
-        point itself is judged.
+        point itself is judged, if it is another one (a step of 8/255 from an 8-bit image is an 8-bit image, but for dust).
+        Where the norm is sought, see `_forms`.
         """
         state, found, job = flight.state, flight.ledger.found, self.job
-        adv = torch.where(along(found, state.x), flight.ledger.pending, state.adv)
-        shown = adv
-        if job.threat.eps is not None:  # rounding would change a norm that is sought
-            shown = torch.where(along(flight.plain, adv), adv, rounded(adv, state.x, job.threat))
-        verdict = judge(job.system, state.x, state.goal, job.threat, shown, state.draws, job.shapes)
-        again = ~verdict.broken & ~flight.plain & (shown != adv).flatten(1).any(1)
-        self._offer((~again).nonzero().squeeze(1), flight, shown, verdict)
+        witness = self._witness(flight)
+        if witness is not None:
+            first = second = pictured(job.threat, state.x, witness, state.draws)
+        else:
+            adv = torch.where(along(found, state.x), flight.ledger.pending, state.adv)
+            first, second = self._forms(state.x, adv, found)
+        shown = torch.where(along(flight.plain, first), second, first)
+        verdict = judge(job.system, state.x, state.goal, job.threat, shown, state.draws, job.shapes, witness=witness)
+        again = ~verdict.broken & ~flight.plain & (first != second).flatten(1).any(1)
+        self._offer((~again).nonzero().squeeze(1), flight, shown, verdict, witness)
         return replace(
             flight,
             plain=again,
-            answered=flight.answered | ~(again | found),
-            ledger=flight.ledger.forget(found & ~again),
+            answered=flight.answered | (flight.over & ~(again | found)),
+            ledger=flight.ledger.forget(found & ~again, found & verdict.broken if job.threat.eps is None else None),
         )
 
-    def _offer(self, rows: Tensor, flight: _Flight, adv: Tensor, verdict: Verdict) -> None:
+    def _witness(self, flight: _Flight) -> Tensor | None:
+        """What the point of every row is rendered from, (n, k); None where points are not rendered."""
+        state, ledger = flight.state, flight.ledger
+        if not self.job.threat.rendered:
+            return None
+        if state.witness is None or ledger.witness is None:
+            raise PluginError(f"{self.job.attack.name} gave no witness under {self.job.threat}")
+        return torch.where(along(ledger.found, state.witness), ledger.witness, state.witness)
+
+    def _forms(self, x: Tensor, adv: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """What is judged of a point, and what comes next where that does not break; the same where nothing does.
+
+        Rounding would change a norm that is sought. There the point itself comes first: it broke the fast copy, by next
+        to nothing, and where the original still holds a little further along the same line will do.
+        """
+        if self.job.threat.eps is not None:
+            grid = rounded(adv, x, self.job.threat)
+            return grid, torch.where(along(((grid - adv).abs() > DUST).flatten(1).any(1), adv), adv, grid)
+        further = (x + FURTHER * (adv - x)).clamp(0, 1)
+        return adv, torch.where(along(found, adv), further, adv)
+
+    def _offer(self, rows: Tensor, flight: _Flight, adv: Tensor, verdict: Verdict, witness: Tensor | None) -> None:
         """Keep the judged points of these rows that beat what is known of their samples."""
         if not len(rows):
             return
+        witness = None if witness is None else witness[rows]
         flight, adv, verdict = flight[rows], adv[rows], verdict[rows]
         cases = [self.cases[sample] for sample in flight.sample.tolist()]
         paid = torch.tensor([case.forwards for case in cases], device=adv.device)
@@ -292,6 +355,7 @@ class _Engine:
             lane=flight.state.draws.lane,
             break_forward=torch.where(verdict.broken, seen, -1),
             target=zero - 1 if target is None else target,
+            witness=witness,
         )
         slots = torch.tensor([case.slot for case in cases])
         rank, lanes = _rank(verdict, self.job.threat), points.lane.cpu()
@@ -301,10 +365,15 @@ class _Engine:
             self.bests.offer(slots[chosen], points[there], rank[there], first_break=self.first_break)
 
     def _waits(self, flight: _Flight, broken: Tensor) -> Tensor:
-        """Which rows have another question: the point itself, or the last one, which a confirmed break makes idle."""
+        """Which rows have another question: the point itself, or the last one, which a confirmed break makes idle.
+
+        Where the norm is sought, one that is nearer does.
+        """
         last = flight.over & ~flight.answered
         if self.job.threat.eps is not None:
             last = last & ~broken
+        else:
+            last = last & ~(self.job.threat.distance(flight.state.adv, flight.state.x) >= -flight.ledger.bar)
         return (flight.plain | last) & ~(broken if self.first_break else torch.zeros_like(broken))
 
     def _broken(self, flight: _Flight) -> Tensor:
@@ -358,6 +427,14 @@ class _Engine:
         )
 
 
+def _together(sample: Tensor, shapes: Shapes) -> int:
+    """How many of the leading rows to step: whole samples, one micro-batch at most, and the best filled one."""
+    ends = [*((sample[1:] != sample[:-1]).nonzero().squeeze(1) + 1).tolist(), len(sample)]
+    fits = [end for end in ends if end <= shapes.most]
+    filled = {end: end / (-(-end // shapes.floor) * shapes.floor) for end in fits}
+    return max(fits, key=lambda end: (filled[end], end)) if fits else ends[0]
+
+
 def _fitting(state: State, x: Tensor, attack: Attack) -> State:
     """The state, if its points are images like x.
 
@@ -368,6 +445,12 @@ def _fitting(state: State, x: Tensor, attack: Attack) -> State:
     if given != wanted:
         raise PluginError(f"{attack.name} made points {given[0]} {given[1]}; accepted: {wanted[0]} {wanted[1]}")
     return state
+
+
+def _pause(k: Tensor) -> Tensor:
+    """After how many steps a minimum-norm row is judged that has made k (n,): half of them, rounded to a power of 2."""
+    power = torch.frexp(k.double()).exponent.long() - 2  # 2^(e-1) <= k < 2^e
+    return (2 ** power.clamp(min=0)).clamp(min=JUDGE_EVERY)
 
 
 def _rank(verdict: Verdict, threat: Threat) -> Tensor:

@@ -1,7 +1,9 @@
 """`evaluate`: the way through, from a plan or from a model and tensors to a table."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,23 +17,31 @@ from robustbench_lite.attack import Attack, prepares, resolve_attack
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
+from robustbench_lite.networks import bound
+from robustbench_lite.physical import Camera, resolve_camera
 from robustbench_lite.results import diagnostics as checks
+from robustbench_lite.results import physical as physics
 from robustbench_lite.results.metrics import summarise
+from robustbench_lite.results.physical import CLEAN
+from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell, Ran, run_cell
 from robustbench_lite.run.devices import find_device
 from robustbench_lite.run.exact import steady_threads
+from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.records import Records
-from robustbench_lite.run.subject import Subject, prepare
+from robustbench_lite.run.subject import Subject, behind, prepare
 from robustbench_lite.run.systems import Builder, Built, borrowed
+from robustbench_lite.run.tries import check as check_tries
+from robustbench_lite.run.tries import sitting_of, tries, without_eot
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
 
 TIMINGS = (
     *("dataset", "model", "defense", "threat", "attack", "needs", "key", "expected", "seconds", "setup_seconds"),
-    *("setup_queries", "batch_size", "floor", "failed"),
+    *("setup_queries", "batch_size", "floor", "failed", "stages"),
 )
 
 
@@ -61,6 +71,7 @@ class Result:
         plan: what was run. records: one row a sample and cell. timings: one row a cell. diagnostics: the checks.
         examples: (model, defense, threat, attack) -> {index: adversarial image (c, h, w)}, as many as were asked for.
         environment: versions, device, digests. out: where it lies on disk, or None.
+        physical, sweep: behind a camera, what it shows of the examples (`results.physical`); else empty.
     """
 
     plan: Plan
@@ -72,11 +83,18 @@ class Result:
     class_names: tuple[str, ...] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     out: Path | None = None
+    physical: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def table(self) -> pd.DataFrame:
         """The summary: one row an attack, and the worst case over them, per system and threat."""
         return summarise(self.records, self.timings, self.diagnostics, expected=expected_of(self.timings))
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """The components of the attacks that are cascades; see `results.stages`."""
+        return by_stage(self.records, self.timings)
 
     @property
     def failed(self) -> dict[str, str]:
@@ -145,7 +163,8 @@ def run(
 
     reporter = reporter or Silent()
     threats = {text: Threat.parse(text) for text in plan.threats}
-    chosen = {text: (attacks or {}).get(text) or resolve_attack(text) for text in plan.attacks}
+    camera = None if plan.physical is None else resolve_camera(plan.physical)
+    chosen = {text: (attacks or {}).get(text) or resolve_attack(without_eot(text)) for text in plan.attacks}
     for text in plan.defenses:
         resolve_defense(text)
     device = find_device(plan.device)
@@ -154,7 +173,9 @@ def run(
         data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     _check(chosen, threats, data, targets)
-    if any(map(prepares, chosen.values())):
+    check_tries(plan, chosen, threats)
+    _check_camera(camera, threats)
+    if any(prepares(attack, threat) for attack in chosen.values() for threat in threats.values()):
         datasets.outside(data, indices, 1)  # there must be something to learn from
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(plan=plan, data=data, indices=indices, output=output)
@@ -171,10 +192,16 @@ def run(
             training=reporter.training,
             given=given,
         )
+        shelf = builder.shelf()
+        for attack in chosen.values():  # a mistake in what they name is told before anything runs
+            bound(attack, shelf.of(data.num_classes if given is None else given.num_classes))
         for built in builder.systems():
             subject = _subject(built, data, indices, plan, device)
+            subject = subject if camera is None else behind(camera, subject, sitting_of(plan))
+            own = {text: bound(attack, shelf.of(subject.system.num_classes)) for text, attack in chosen.items()}
             for threat_text, threat in threats.items():
-                _trial(subject, chosen, threat, threat_text, plan, output.records, reporter, collected, targets)
+                seen = f"{threat_text}{plan.sees_through}"
+                _trial(subject, own, threat, seen, plan, output.records, reporter, collected, targets)
     return collected.result()
 
 
@@ -190,6 +217,7 @@ def _subject(built: Built, data: Dataset, indices: np.ndarray, plan: Plan, devic
         adaptive=built.adaptive,
         batch=plan.batch_size,
         precision=plan.precision,
+        sitting=sitting_of(plan),
     )
 
 
@@ -206,10 +234,12 @@ def _trial(
 ) -> None:
     """All attacks on one system under one threat, and the checks."""
     frames, needs = [], {}
-    for text, attack in attacks.items():
+    shown: list[Shown] = []
+    for one in tries(plan, subject, attacks, threat):
+        text, attack = one.text, one.attack
         cell = Cell(
             subject=subject,
-            attack=attack,
+            attack=attack.under(threat, subject.system.num_classes),
             attack_text=text,
             threat=threat,
             threat_text=threat_text,
@@ -217,6 +247,8 @@ def _trial(
             precision="float32" if subject.reduced is None else plan.precision,
             targets=targets,
             keep=_keep(plan, len(subject.indices)),
+            eot=one.eot,
+            blind=one.blind,
         )
         cell, ran = _with_room(cell, records, reporter, collected.output.held)
         subject = cell.subject
@@ -224,7 +256,10 @@ def _trial(
             reporter.note(f"{text} on {subject.model}, {subject.defense} failed: {ran.failed}")
         frames.append(ran.rows)
         needs[text] = attack.needs.value
-        collected.add(cell, ran)
+        shown.append(collected.add(cell, ran))
+    if plan.physical is not None:
+        reporter.begin(f"what the camera sees of {subject.model}, {subject.defense}, {threat_text}", 0)
+        collected.photograph(subject, resolve_camera(plan.physical), threat, threat_text, shown)
     if plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         collected.check(subject, threat_text, _checks(subject, threat, threat_text, frames, needs, reporter))
@@ -259,6 +294,10 @@ def _checks(
 ) -> list[checks.Diagnostic]:
     """The probes, with ever smaller micro-batches while the memory does not do."""
     own = [frame for frame in frames if len(frame)]
+    if (
+        subject.bare is not None
+    ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
+        subject, own = replace(subject.bare, shapes=subject.shapes), []
     smaller: Subject | None = subject
     while smaller is not None:
         try:
@@ -292,8 +331,25 @@ class _Collected:
     clocks: list[dict[str, Any]] = field(default_factory=list)
     found: dict[tuple[str, str, str, str], list[checks.Diagnostic]] = field(default_factory=dict)
     examples: dict[tuple[str, str, str, str], dict[int, np.ndarray]] = field(default_factory=dict)
+    physical: list[pd.DataFrame] = field(default_factory=list)
+    swept: list[pd.DataFrame] = field(default_factory=list)
 
-    def add(self, cell: Cell, ran: Ran) -> None:
+    def photograph(self, subject: Subject, camera: Camera, threat: Threat, text: str, shown: Sequence[Shown]) -> None:
+        """Measure what the camera shows of the clean images and of every attack's examples, or look it up."""
+        draws = subject.sitting.count
+        clean = Shown(attack=CLEAN, adaptive=False, key="", images={}, targets={})
+        for one in (clean, *shown):
+            measured = self.output.measured(
+                digest(subject, camera, one, draws), partial(measure, subject, camera, one, draws)
+            )
+            names = (self.data.name, subject.model, subject.defense, text, one.attack, one.adaptive)
+            who: dict[str, Any] = dict(zip(physics.WHO, names, strict=True))
+            row = who | physics.figures(measured, targeted=threat.goal == "targeted") | {"key": one.key}
+            self.physical.append(pd.DataFrame([row], columns=list(physics.COLUMNS)))
+            self.swept.append(physics.swept(measured).assign(**who)[list(physics.SWEEP)])
+
+    def add(self, cell: Cell, ran: Ran) -> Shown:
+        """Keep what came of a cell; its examples, to be shown to a camera."""
         subject = cell.subject
         names = (subject.model, subject.defense, cell.threat_text, cell.attack_text)
         self.frames.append(ran.rows)
@@ -309,8 +365,13 @@ class _Collected:
             "batch_size": subject.shapes.most,
             "floor": subject.shapes.floor,
             "failed": ran.failed,
+            "stages": json.dumps(ran.stages) if len(cell.attack.stages()) > 1 else "",
         }
         self.clocks.append(self.output.clock(clock, subject))
+        targets = dict(zip(ran.rows["index"].astype(int), ran.rows["target"].astype(int), strict=True))
+        wanted = set(self.indices.tolist())
+        images = {index: image for index, image in self.examples[names].items() if index in wanted}
+        return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
         self.found[(self.data.name, subject.model, subject.defense, threat_text)] = found
@@ -328,6 +389,8 @@ class _Collected:
             examples=self.examples,
             clean_images=self._clean_images(),
             class_names=self.data.class_names,
+            physical=pd.concat(self.physical, ignore_index=True) if self.physical else pd.DataFrame(),
+            sweep=pd.concat(self.swept, ignore_index=True) if self.swept else pd.DataFrame(),
         )
         self.output.end(result)
         return result
@@ -358,7 +421,8 @@ class _Collected:
 
 
 def _keep(plan: Plan, count: int) -> frozenset[int]:
-    return frozenset(range(count if plan.examples == "all" else min(int(plan.examples), count)))
+    every = plan.examples == "all" or plan.physical is not None
+    return frozenset(range(count if every else min(int(plan.examples), count)))
 
 
 def _objects(attacks: Sequence[str | Attack] | str | Attack | None) -> dict[str, Attack]:
@@ -380,6 +444,15 @@ def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: D
             rule = threat.target if threat.goal == "targeted" else attack.target_rule
             if rule == "column":
                 _check_column(targets, data)
+
+
+def _check_camera(camera: Camera | None, threats: Mapping[str, Threat]) -> None:
+    """A camera photographs an image; a threat that renders its images would do so anew behind it."""
+    for text, threat in threats.items():
+        if camera is not None and threat.rendered:
+            raise UserError(
+                f"physical is for threats in a norm; {text} moves or pastes its images itself: give one of the two"
+            )
 
 
 def _check_column(targets: Tensor | None, data: Dataset) -> None:

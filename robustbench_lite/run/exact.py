@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,21 +15,22 @@ def exact_math() -> Iterator[None]:
     before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    fill: Any = torch.utils.deterministic  # its stubs lack the switch
+    filled = fill.fill_uninitialized_memory
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, False, True, False
     # A user's network may hold a layer without a deterministic kernel; its forward is still the original.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # What a kernel writes over anyway need not be filled with NaN before: 5 % of a forward.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    fill.fill_uninitialized_memory = False
     try:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        fill.fill_uninitialized_memory = filled
 
 
 @contextmanager

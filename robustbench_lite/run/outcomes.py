@@ -13,7 +13,10 @@ from robustbench_lite.run.verdict import Verdict
 class Outcome(Rows):
     """The end of n samples; all (n,) but adv (n, c, h, w). `sample` is the position that the search was given.
 
-    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke).
+    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke). Of an
+    attack that crafts on another system, `source_prediction` is that system's answer to the clean image (-1 where there
+    is none), and `source_broken` whether the example breaks it. `bill` is what each stage of a cascade cost, see `stages`.
+    `witness` (n, k) is what `adv` was rendered from, under a threat that is `rendered`.
     """
 
     sample: Tensor
@@ -24,6 +27,10 @@ class Outcome(Rows):
     lane: Tensor
     break_forward: Tensor
     target: Tensor
+    source_prediction: Tensor | None = None
+    source_broken: Tensor | None = None
+    bill: Tensor | None = None
+    witness: Tensor | None = None
 
 
 class Bests:

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,10 @@ from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.results import curve as curves
+from robustbench_lite.results import physical as physics
 from robustbench_lite.results import plots, tables
+from robustbench_lite.results.stages import both
+from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import NAMES, Records
 from robustbench_lite.run.subject import Subject
@@ -69,6 +73,7 @@ class Output:
             clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
             if clock["seconds"] - float(before["seconds"]) < 1.0 and before["failed"] == clock["failed"]:
                 clock["seconds"] = float(before["seconds"])  # nothing was computed, only looked up
+            clock["stages"] = both(clock["stages"], str(before.get("stages") or ""))
         self._clocks.append(clock)
         systems = self._environment.setdefault("systems", {})
         systems[f"{subject.model} | {subject.defense}"] = subject.system.digest
@@ -97,6 +102,18 @@ class Output:
                 atomic_write(path, lambda temporary: _savez(temporary, index, images))
         return kept
 
+    def measured(self, name: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """What was measured under this name, by this run or an earlier one."""
+        if self.folder is None:
+            return measure()
+        path = self.folder / "physical" / f"{name}.parquet"
+        with contextlib.suppress(OSError, ValueError):
+            return pd.read_parquet(path)
+        frame = measure()
+        with writing(self.folder):
+            atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))
+        return frame
+
     def end(self, result: Any) -> None:
         """Write the results: summary, diagnostics, curve, pictures."""
         result.environment, result.out = self._environment, self.folder
@@ -107,6 +124,9 @@ class Output:
             self._text("diagnostics.csv", result.diagnostics.to_csv(index=False))
             if len(result.records):
                 write_results(self.folder, result.table, result.records)
+                write_physical(self.folder, result.physical, result.sweep, result.records)
+                if len(stages := result.stages):
+                    self._text("stages.csv", stages.to_csv(index=False, lineterminator="\n"))
                 _picture(result, self.folder / "examples.png")
 
     def _text(self, name: str, text: str) -> None:
@@ -126,6 +146,24 @@ def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) ->
     if len(curve) and curve.groupby(["model", "defense", "norm", "attack"])["eps"].nunique().max() > 1:
         atomic_write(folder / "curve.csv", curve.to_csv(index=False).encode())
         atomic_write(folder / "curve.png", partial(plots.plot_curve, curve))
+
+
+def write_physical(folder: Path, physical: pd.DataFrame, sweep: pd.DataFrame, records: pd.DataFrame) -> None:
+    """survival.csv of systems that are random; behind a camera physical.csv, sweep.csv and sweep.png as well."""
+    lives = physics.survival(records)
+    for name, frame in (("survival", lives), ("physical", physical), ("sweep", sweep)):
+        if len(frame):
+            atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+    if len(sweep):
+        atomic_write(folder / "sweep.png", partial(plot_sweep, sweep))
+
+
+def read_physical(folder: Path) -> pd.DataFrame:
+    """The table physical.csv of a run; empty where it has none."""
+    try:
+        return pd.read_csv(folder / "physical.csv", keep_default_na=False, na_values={"destruction": [""]})
+    except (OSError, ValueError):
+        return pd.DataFrame()
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

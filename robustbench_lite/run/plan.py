@@ -29,6 +29,10 @@ class Plan:
         early_exit: retire a sample at its first confirmed break. diagnostics: run the cheap probes as well.
         data_root, download: where datasets lie, and whether they may be fetched. allow_pickle: load pickles too.
         examples: how many adversarial examples a cell keeps for the picture, or `all` to keep every one (as .npz).
+        physical: a camera before every system, or None: every attack runs without knowing it, and by EOT; all examples
+            are kept, measured and swept over distances and angles.
+        eot: draws that a query averages over, on systems that are random; 0: none, None: 10 behind a camera, else none.
+        verdict_draws: how often a random system is asked for its last word; None: 100 behind a camera, else 20.
 
     Raises:
         UserError: a value that is not accepted.
@@ -51,6 +55,9 @@ class Plan:
     download: bool = False
     allow_pickle: bool = False
     examples: str = "8"
+    physical: str | None = None
+    eot: int | None = None
+    verdict_draws: int | None = None
 
     def __post_init__(self) -> None:
         for name, one in PLURAL.items():
@@ -66,6 +73,10 @@ class Plan:
             raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
         if self.examples != "all" and not self.examples.isdigit():
             raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
+        if self.eot is not None and not 0 <= self.eot <= 1000:
+            raise UserError(f"eot={self.eot}; accepted: 0 (no averaging) to 1000 draws")
+        if self.verdict_draws is not None and not 10 <= self.verdict_draws <= 100000:
+            raise UserError(f"verdict_draws={self.verdict_draws}; accepted: 10 to 100000")
         if not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
             raise UserError(
                 f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0"
@@ -107,6 +118,11 @@ class Plan:
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
         return replace(self, **{name: value for name, value in options.items() if value not in (None, (), [])})
+
+    @property
+    def sees_through(self) -> str:
+        """What threats are called with the camera that stands behind them: ` @ print-photo`, or nothing."""
+        return "" if self.physical is None else f" @ {self.physical.strip().removeprefix('physical:')}"
 
     @property
     def digest(self) -> str:

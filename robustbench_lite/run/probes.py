@@ -1,24 +1,36 @@
 """Cheap checks that an evaluation makes besides its attacks, on at most 100 samples; their cost is counted apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from robustbench_lite.attack import Needs, resolve_attack
-from robustbench_lite.objectives import Goal, cross_entropy
-from robustbench_lite.oracle import Oracle
+from robustbench_lite.attack import Attack, prepares, resolve_attack
+from robustbench_lite.errors import UserError
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
+from robustbench_lite.results.fates import trials
+from robustbench_lite.run import gradient_probes
 from robustbench_lite.run.cell import Cell, Ran, run_cell
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.tries import draws_of, without_eot
 from robustbench_lite.threat import Threat
 
 MOST = 100
 _DUST = 1e-5
-NOISE, ONE_STEP, UNBOUNDED = "noise:draws=10", "fgsm", "pgd:steps=20,restarts=1"
+UNBOUNDED = "pgd:steps=20,restarts=1"
+#: diagnostics that set a weak attack against the plan's strong ones, and the probe where the plan has none of the kind
+COMPARED = {
+    "noise-beats-gradient": "noise:draws=100",
+    "one-step-beats-iterative": "fgsm",
+    "black-box-beats-gradient": "square:queries=200,rescale=true",
+    "transfer-beats-gradient": None,
+    "doubling-breaks-more": None,
+}
 
 
 def probe_subject(
@@ -31,15 +43,21 @@ def probe_subject(
     """
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
-    found = [_probabilities(subject)]
+    found = [_probabilities(subject), gradient_probes.answers_vary(subject)]
     if not len(chosen):
         why = "no sample is right on its clean image"
-        names = ("zero-gradients", "survives-unbounded-eps", "noise-beats-gradient", "one-step-beats-iterative")
-        return [*found, *(diagnostics.unchecked(name, why) for name in names)]
-    found += [_zero_gradients(subject, chosen, threat), _unbounded(subject, chosen, threat)]
+        return [*found, *(diagnostics.unchecked(name, why) for name in (*ON_CLEAN, *COMPARED))]
+    if threat.rendered:
+        here = [probe(subject, chosen, threat) for name, probe in ON_CLEAN.items() if name not in IN_A_NORM]
+        return [
+            *found,
+            *here,
+            *(diagnostics.unchecked(name, f"{threat.norm} is no norm") for name in (*IN_A_NORM, *COMPARED)),
+        ]
+    found += [probe(subject, chosen, threat) for probe in ON_CLEAN.values()]
     if not len(frame) or threat.aim == "minimum-norm" or threat.goal == "targeted":
         return found
-    return [*found, *_compared(subject, chosen, threat, threat_text, frame, needs)]
+    return [*found, *(_compared(name, subject, chosen, threat, frame, needs) for name in COMPARED)]
 
 
 def _chosen(subject: Subject) -> torch.Tensor:
@@ -54,34 +72,13 @@ def _probabilities(subject: Subject) -> Diagnostic:
     return diagnostics.outputs_are_probabilities(found, len(scores))
 
 
-def _zero_gradients(subject: Subject, chosen: torch.Tensor, threat: Threat) -> Diagnostic:
-    """The share of samples whose cross-entropy gradient, as the attacks see it, is exactly zero."""
-    zero = 0
-    for begin, end in subject.shapes.chunks(len(chosen)):
-        x, y, draws = subject.load(chosen[begin:end])
-        index = subject.shapes.padding(end - begin, x.device)
-        x, y, draws = x[index], y[index], draws[index]
-        oracle = Oracle(
-            subject.fast, Needs.GRADIENTS, x, Goal(y=y), threat, draws, adaptive=subject.adaptive, watch=False
-        )
-        try:
-            grads = oracle.query(x, cross_entropy, probe=True).grads
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # a model that leaves torch on its way
-            return diagnostics.zero_gradients(None, detail=f"no gradient: {error}".splitlines()[0])
-        assert grads is not None
-        zero += int((grads[0, : end - begin] == 0).flatten(1).all(1).sum())
-    return diagnostics.zero_gradients(zero / len(chosen), len(chosen))
-
-
 def _unbounded(subject: Subject, chosen: torch.Tensor, threat: Threat) -> Diagnostic:
     """A gradient attack that may draw any image."""
     attack = resolve_attack(UNBOUNDED)
     if threat.norm not in attack.norms:
         return diagnostics.survives_unbounded_eps(None, 0.0, 0, f"{attack.name} does not support {threat.norm}")
     wide = Threat(norm=threat.norm, eps=threat.geometry.covers(subject.data.shape))
-    ran = _ran(subject, chosen, UNBOUNDED, wide)
+    ran = _ran(subject, chosen, attack, wide)
     if ran.failed:
         return diagnostics.survives_unbounded_eps(None, 0.0, 0, f"{attack.name} failed: {ran.failed}")
     labels = subject.labels[chosen]
@@ -90,45 +87,92 @@ def _unbounded(subject: Subject, chosen: torch.Tensor, threat: Threat) -> Diagno
 
 
 def _compared(
+    name: str, subject: Subject, chosen: torch.Tensor, threat: Threat, frame: pd.DataFrame, needs: dict[str, str]
+) -> Diagnostic:
+    """A weak attack against the plan's strong ones: by the plan's records, else by a probe on what these left unbroken."""
+    if name == "doubling-breaks-more":
+        attack = _longest(frame, needs, threat, averaged=subject.system.randomised)
+        if attack is None:
+            return diagnostics.unchecked(name, "no attack with a number of steps was run at fixed eps")
+        return _on_survivors(name, replace(subject, seed=subject.seed + 1), chosen, threat, frame, needs, attack)
+    told = diagnostics.beaten(name, next(trials(frame)), needs)
+    probe = COMPARED[name]
+    if probe is None or told.status != "unchecked" or f"no {diagnostics.RIVALS[name][0]} attack" not in told.detail:
+        return told
+    attack = resolve_attack(probe)
+    if threat.norm not in attack.norms:
+        return told
+    return _on_survivors(name, subject, chosen, threat, frame, needs, attack)
+
+
+def _on_survivors(
+    name: str,
     subject: Subject,
     chosen: torch.Tensor,
     threat: Threat,
-    threat_text: str,
     frame: pd.DataFrame,
     needs: dict[str, str],
-) -> list[Diagnostic]:
-    """Weak attacks against strong ones: the plan's own records, with a probe for a weak attack that it lacks."""
-    noise = diagnostics.noise_beats_gradient(frame, needs)
-    one_step = diagnostics.one_step_beats_iterative(frame)
-    part = frame[frame["index"].isin(subject.indices[chosen.numpy()])]
-    found = []
-    for one, probe, kind in ((noise, NOISE, "noise"), (one_step, ONE_STEP, "one-step")):
-        if (
-            one.status == "unchecked"
-            and f"no {kind} attack" in one.detail
-            and threat.norm in resolve_attack(probe).norms
-        ):
-            ran = _ran(subject, chosen, probe, threat)
-            if ran.failed:
-                found.append(diagnostics.unchecked(one.name, f"{probe} failed: {ran.failed}"))
-                continue
-            both = pd.concat([part, ran.rows.assign(threat=threat_text)], ignore_index=True)
-            one = (
-                diagnostics.noise_beats_gradient(both, {**needs, probe: "labels"})
-                if kind == "noise"
-                else diagnostics.one_step_beats_iterative(both)
-            )
-        found.append(one)
-    return found
+    attack: Attack,
+) -> Diagnostic:
+    """The share of the chosen samples that the strong attacks of the plan left unbroken and this one breaks."""
+    rivals = "noise-beats-gradient" if name == "doubling-breaks-more" else name
+    strong = diagnostics.sides(rivals, needs)[1]
+    tried = frame[frame["attack"].map(strong)]
+    if tried.empty:
+        return diagnostics.unchecked(name, f"no {diagnostics.RIVALS[rivals][1]} attack at fixed eps was run")
+    index = subject.indices[chosen.numpy()]
+    lost = tried.loc[tried["broken"].astype(bool) & tried["valid"].astype(bool), "index"]
+    alive = chosen[torch.from_numpy(~np.isin(index, lost.to_numpy(dtype=np.int64)))]
+    names = f"{attack} against {', '.join(tried['attack'].unique())}"
+    if not len(alive):
+        return diagnostics.judged(name, 0.0, len(chosen), f"nothing survived {', '.join(tried['attack'].unique())}")
+    ran = _ran(subject, alive, attack, threat)
+    if ran.failed:
+        return diagnostics.unchecked(name, f"{attack} failed: {ran.failed}")
+    return diagnostics.judged(name, float(ran.rows["broken"].sum()) / len(chosen), len(chosen), names)
 
 
-def _ran(subject: Subject, chosen: torch.Tensor, attack: str, threat: Threat) -> Ran:
+def _longest(frame: pd.DataFrame, needs: dict[str, str], threat: Threat, *, averaged: bool) -> Attack | None:
+    """The gradient attack of the plan that has broken the most, of those with steps, with twice as many.
+
+    One that averaged over draws is left out: the probe does not.
+    """
+    counts = frame.groupby("attack", sort=False)["broken"].sum().sort_values(ascending=False, kind="stable")
+    texts = [str(text) for text in counts.index if needs.get(str(text)) == "gradients"]
+    texts = [without_eot(text) for text in texts if not averaged or draws_of(text) is None]
+    return next(filter(None, (_twice(text, threat) for text in texts)), None)
+
+
+def _twice(text: str, threat: Threat) -> Attack | None:
+    """The attack with twice its steps, of one restart; None where it has no number of steps, or is given as an object."""
+    try:
+        attack = resolve_attack(text)
+    except UserError:
+        return None
+    steps = getattr(attack, "steps", None)
+    if not isinstance(steps, int) or len(attack.stages()) > 1 or attack.foreign or prepares(attack, threat):
+        return None
+    longer: dict[str, Any] = {"steps": 2 * steps} | ({"restarts": 1} if hasattr(attack, "restarts") else {})
+    return replace(attack, **longer)
+
+
+def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat) -> Ran:
     """What a probe found, in memory."""
     small = _narrowed(subject, chosen)
-    cell = Cell(
-        subject=small, attack=resolve_attack(attack), attack_text=attack, threat=threat, threat_text=str(threat)
-    )
+    cell = Cell(subject=small, attack=attack, attack_text=str(attack), threat=threat, threat_text=str(threat))
     return run_cell(cell, Records(None), lambda done, broken: None)
+
+
+#: diagnostics that are probed on clean images that the system gets right
+ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
+    "zero-gradients": gradient_probes.zero_gradients,
+    "loss-stands-still": gradient_probes.loss_stands_still,
+    "gradients-mislead": gradient_probes.gradients_mislead,
+    "differentiates-inside": lambda subject, chosen, threat: gradient_probes.differentiates_inside(subject, chosen),
+    "survives-unbounded-eps": _unbounded,
+}
+#: those of them that take steps in a norm
+IN_A_NORM = ("loss-stands-still", "survives-unbounded-eps")
 
 
 def _narrowed(subject: Subject, chosen: torch.Tensor) -> Subject:

@@ -7,15 +7,19 @@ bytes however often the run was killed on the way.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
-from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.attack import Learned
+from robustbench_lite.cache import atomic_write, weights_digest, writing
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
@@ -37,12 +41,16 @@ SCHEMA = pa.schema(
         ("break_rate", _REAL),
         ("broken_8bit", _FLAG),
         *((name, _WHOLE) for name in ("seed", "lane", "break_forward")),
+        *((name, _TEXT) for name in ("stage", "stages")),
         ("key", _TEXT),
         ("shape", _TEXT),
+        ("source_prediction", _WHOLE),
+        ("source_broken", _FLAG),
+        ("witness", _TEXT),
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-_WHOLE_FILE, _NOTES = "rows.parquet", "setup.json"
+_WHOLE_FILE, _NOTES, _LEARNED = "rows.parquet", "setup.json", "learned.safetensors"
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
 NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
 
@@ -96,6 +104,33 @@ class Records:
                     path.unlink(missing_ok=True)
         return rows
 
+    def keep(self, key: str, learned: Sequence[Learned]) -> None:
+        """Keep what the stages of an attack have learned, in one file that is there whole or not at all."""
+        if self._folder is None:
+            return
+        tensors = {
+            f"{place}.{name}": tensor.detach().cpu().contiguous().clone()
+            for place, one in enumerate(learned)
+            for name, tensor in one.tensors.items()
+        }
+        told = {"figures": [dict(one.figures) for one in learned], "digest": weights_digest(tensors)}
+        with writing(self._folder.parent):
+            atomic_write(self._folder / key / _LEARNED, save(tensors, metadata={"learned": json.dumps(told)}))
+
+    def learned(self, key: str) -> list[Learned]:
+        """What an earlier run has kept; nothing if it cannot be read, or what it cost is not known."""
+        if self._folder is None or not self.noted(key):
+            return []
+        try:
+            with safe_open(self._folder / key / _LEARNED, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                told = json.loads(file.metadata()["learned"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return []
+        if told.get("digest") != weights_digest(tensors):
+            return []
+        return [_of_stage(place, tensors, figures) for place, figures in enumerate(told["figures"])]
+
     def note(self, key: str, facts: Mapping[str, float]) -> None:
         """Keep what a cell cost besides its rows."""
         self._notes[key] = dict(facts)
@@ -119,7 +154,7 @@ class Records:
         if not self._fresh or key in self._forgotten:
             return files
         self._forgotten.add(key)
-        for path in [*files, self._folder / key / _NOTES]:
+        for path in [*files, self._folder / key / _NOTES, self._folder / key / _LEARNED]:
             path.unlink(missing_ok=True)
         return []
 
@@ -129,6 +164,13 @@ class Records:
         assert self._folder is not None
         with writing(self._folder.parent):
             atomic_write(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def _of_stage(place: int, tensors: Mapping[str, Tensor], figures: Mapping[str, float]) -> Learned:
+    """What the stage at this place has learned, out of what all have."""
+    head = f"{place}."
+    own = {name.removeprefix(head): tensor for name, tensor in tensors.items() if name.startswith(head)}
+    return Learned(tensors=own, figures=figures)
 
 
 def _read(path: Path) -> pd.DataFrame:

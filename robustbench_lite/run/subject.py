@@ -1,7 +1,8 @@
 """One system on one slice of data, ready to be attacked: on its device, checked, measured on the clean images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
+from robustbench_lite.physical import Camera
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import concat
-from robustbench_lite.run.fast import fast_copy, reduced_copy
+from robustbench_lite.run.fast import fast_copy, in_fast_layout, reduced_copy
 from robustbench_lite.run.manners import well_behaved
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
-from robustbench_lite.run.verdict import Clean, look
+from robustbench_lite.run.verdict import FIRST, Clean, Sitting, look
 from robustbench_lite.system import System
 
 _PROBED = 32
@@ -30,6 +32,8 @@ class Subject:
         data: the test split. indices: (m,) positions in it; a sample's position in the slice is its place in this array.
         clean: what the system says of the clean images, on the CPU. seed: of the random streams.
         adaptive: whether attacks use what an adversary knows of the defense.
+        sitting: how a randomised system is judged.
+        bare: the same system without the camera that stands before it; None where there is no camera.
     """
 
     model: str
@@ -43,6 +47,8 @@ class Subject:
     clean: Clean
     seed: int
     adaptive: bool
+    sitting: Sitting = FIRST
+    bare: "Subject | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +87,7 @@ def prepare(
     batch: int | None = None,
     precision: str = "float32",
     quick: bool = True,
+    sitting: Sitting = FIRST,
 ) -> Subject:
     """Move the system to its device, choose batch sizes, make the fast copy and look at the clean images.
 
@@ -95,7 +102,7 @@ def prepare(
     shapes: Shapes | None = default_shapes(device, batch, data.shape)
     while shapes is not None:
         try:
-            system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick)
+            system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick, sitting)
             break
         except (torch.OutOfMemoryError, MemoryError):
             shapes = shapes.smaller()
@@ -114,7 +121,19 @@ def prepare(
         clean=clean,
         seed=seed,
         adaptive=adaptive,
+        sitting=sitting,
     )
+
+
+def behind(camera: Camera, subject: Subject, sitting: Sitting) -> Subject:
+    """The subject as it sees the world through a camera; what it is without one stays in `bare`."""
+    assert subject.bare is None
+    look_through = partial(System.with_random_purifier, apply=camera.photograph, name=str(camera))
+    system, fast = look_through(subject.system), look_through(subject.fast)
+    cuts = _slices(subject.data, subject.indices, subject.seed, subject.device, subject.shapes)
+    clean = concat([look(system, *args, subject.shapes, sitting) for args in cuts])
+    reduced = None if subject.reduced is None else look_through(subject.reduced)
+    return replace(subject, system=system, fast=fast, reduced=reduced, clean=clean, sitting=sitting, bare=subject)
 
 
 def fits(system: System, data: Dataset) -> None:
@@ -131,15 +150,22 @@ def fits(system: System, data: Dataset) -> None:
 
 
 def _measured(
-    system: System, data: Dataset, indices: np.ndarray, seed: int, device: torch.device, shapes: Shapes, quick: bool
+    system: System,
+    data: Dataset,
+    indices: np.ndarray,
+    seed: int,
+    device: torch.device,
+    shapes: Shapes,
+    quick: bool,
+    sitting: Sitting,
 ) -> tuple[System, System, Shapes, Clean]:
     """The system as it behaves, its fast copy, the sizes that it allows, and its answers to the clean images."""
     some = torch.arange(min(_PROBED, len(indices), shapes.most))
     x, y, _ = load(data, indices, some, seed, device)
-    system = well_behaved(system, x, y)
+    system = in_fast_layout(well_behaved(system, x, y), x)
     fast = fast_copy(system, x) if quick else system
     shapes = shapes if system.randomised else probe(fast, x, shapes)
-    parts = [look(system, *args, shapes) for args in _slices(data, indices, seed, device, shapes)]
+    parts = [look(system, *args, shapes, sitting) for args in _slices(data, indices, seed, device, shapes)]
     return system, fast, shapes, concat(parts)
 
 

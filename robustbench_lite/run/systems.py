@@ -15,6 +15,7 @@ from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -52,6 +53,10 @@ class Builder:
         for model in self.plan.models:
             for defense in self.plan.defenses:
                 yield self._build(model, defense)
+
+    def shelf(self) -> Shelf:
+        """The networks that attacks name."""
+        return Shelf(data=self.data, device=self.device, allow_pickle=self.plan.allow_pickle, workshop=self._workshop)
 
     def _build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)

@@ -71,6 +71,42 @@ def test_minimum_norm_runs_are_not_compared(make_records):
     assert d.one_step_beats_iterative(make_records({"fgsm": "B", "pgd": "R"}, threat="L2")).status == "unchecked"
 
 
+@pytest.mark.parametrize("only_square, status", [(1, "clear"), (2, "fired")])
+def test_a_black_box_attack_may_break_one_of_a_hundred_alone(make_records, only_square, status):
+    square = "B" * only_square + "R" * (100 - only_square)
+    found = d.black_box_beats_gradient(make_records({"square": square, "pgd": "R" * 100, "noise": "B" * 100}))
+    assert (found.status, found.value) == (status, only_square / 100)
+    assert found.detail == "square against pgd"
+
+
+def test_what_is_a_black_box_attack_follows_from_needs(make_records):
+    records = make_records({"mine": "BB", "pgd": "RR", "noise": "BB", "transfer": "BB"})
+    assert d.black_box_beats_gradient(records).status == "unchecked"
+    needs = {"mine": "labels", "pgd": "gradients", "noise": "labels", "transfer": "nothing"}
+    assert d.black_box_beats_gradient(records, needs).detail == "mine against pgd"
+    assert d.transfer_beats_gradient(records, needs).detail == "transfer against pgd"
+
+
+def late(make_records, letters, break_forward, budget=100):
+    records = make_records(letters)
+    return records.assign(forwards=budget, break_forward=break_forward)
+
+
+def test_breaks_in_the_last_tenth_of_the_budget_are_late(make_records):
+    found = d.not_converged(late(make_records, {"pgd": "BBRR"}, [90, 91, -1, -1]))
+    assert (found.status, found.value, found.n) == ("fired", 1 / 4, 4)
+    assert d.not_converged(late(make_records, {"pgd": "BBRR"}, [90, 10, -1, -1])).status == "clear"
+
+
+def test_a_late_break_of_what_another_attack_broke_is_forgiven(make_records):
+    records = late(make_records, {"pgd": "BBR", "fgsm": "BRR"}, [95, 96, -1, 1, -1, -1])
+    assert d.not_converged(records).value == pytest.approx(1 / 3)
+
+
+def test_convergence_is_unchecked_without_an_iterative_attack(make_records):
+    assert d.not_converged(make_records({"fgsm": "BR", "noise": "BR"})).status == "unchecked"
+
+
 @pytest.mark.parametrize("fraction, status", [(0.0, "clear"), (0.001, "fired"), (None, "unchecked")])
 def test_zero_gradients(fraction, status):
     assert d.zero_gradients(fraction, 100).status == status
@@ -129,12 +165,14 @@ def test_what_records_can_answer_becomes_the_flags_of_the_summary(make_records):
     )
     frame = d.frame(d.from_records(records))
     assert tuple(frame.columns) == d.COLUMNS
-    assert len(frame) == 3 * 5
+    assert len(frame) == 3 * 8
     flags = summarise(records, diagnostics=frame).groupby(["defense", "threat"], sort=False)["flags"].first()
+    weak = "noise-beats-gradient?;black-box-beats-gradient?;transfer-beats-gradient?;one-step-beats-iterative?"
     assert flags.tolist() == [
-        "noise-beats-gradient;one-step-beats-iterative;not-monotone-in-eps?",
-        "invalid-examples;noise-beats-gradient?;one-step-beats-iterative?",
-        "noise-beats-gradient?;one-step-beats-iterative?",
+        "noise-beats-gradient;black-box-beats-gradient?;transfer-beats-gradient?;one-step-beats-iterative;"
+        "not-monotone-in-eps?",
+        f"invalid-examples;{weak}",
+        weak,
     ]
 
 

@@ -26,12 +26,12 @@ GOLDEN = """\
 digits · Linf:0.2 · n = 40 test images · robust accuracy in %
 
                           clean   noise    fgsm     pgd          worst case   flags
- ──────────────────────────────────────────────────────────────────────────────────
+ ─────────────────────────────────────────────────────────────────────────────────────
  small-cnn
-   none                    97.5    90.0    22.5    0.0*      0.0 [0.0, 8.8]   a?
-   adversarial-training    97.5    97.5    75.0   50.0*   50.0 [33.8, 66.2]   a?
+   none                    97.5    90.0    22.5    0.0*      0.0 [0.0, 8.8]   a? b? c?
+   adversarial-training    97.5    97.5    75.0   50.0*   50.0 [33.8, 66.2]   a? b? c?
 
- Not checked: a? not-monotone-in-eps.
+ Not checked: a? black-box-beats-gradient, b? transfer-beats-gradient, c? not-monotone-in-eps.
  * strongest attack of the row (lowest robust accuracy).
  Intervals are 95% Clopper-Pearson over test images only (not over training seeds).
  Worst case, paired by image; p of the exact McNemar test:
@@ -84,9 +84,11 @@ def test_long_names_are_folded_not_cut(make_records):
 def test_fired_flags_are_explained_below(make_records):
     records = make_records({"noise": "BRR", "pgd": "RRR"})
     shown = text(comparative(summarise(records, diagnostics=frame(from_records(records)))))
-    assert "a b? c?" in shown
+    assert "a b? c? d? e?" in shown
     assert "a noise-beats-gradient: random noise broke what no gradient attack broke" in unwrapped(shown)
-    assert "Not checked: b? one-step-beats-iterative, c? not-monotone-in-eps." in shown
+    assert "Not checked: b? black-box-beats-gradient, c? transfer-beats-gradient, d? one-step-beats-iterative, e?" in (
+        unwrapped(shown)
+    )
 
 
 def test_a_flag_that_fires_in_one_row_and_is_unchecked_in_another_has_one_letter(make_records):

@@ -1,5 +1,6 @@
 """The engine: a sample's fate is its own, and nobody is retired on hearsay."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 from toys import Climb, Scripted, affine, run, samples, two_layers
 
 from robustbench_lite.attack import Needs, State
+from robustbench_lite.objectives import Goal
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import along
+from robustbench_lite.run import engine
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.threat import Threat
@@ -231,3 +235,66 @@ def test_no_micro_batch_is_larger_than_asked_or_odd(side_by_side: int) -> None:
     attack = Weighed(restarts=3, side_by_side=side_by_side, seen=[])
     run(attack, system, x, y, LINF, fast=liar, shapes=Shapes(batch=64, floor=32))
     assert set(attack.seen) <= {32, 64}
+
+
+@pytest.mark.parametrize("step, judged", [(8 / 255, 1), (8.4 / 255, 2)], ids=["an 8-bit image", "between two"])
+def test_a_point_that_is_its_8_bit_neighbour_but_for_dust_is_judged_once(
+    monkeypatch: pytest.MonkeyPatch, step: float, judged: int
+) -> None:
+    shown = []
+
+    def counting(system: object, x: Tensor, *rest: object, **named: object) -> object:
+        shown.append(len(x))
+        return judge(system, x, *rest, **named)  # type: ignore[arg-type]
+
+    judge = engine.judge
+    monkeypatch.setattr(engine, "judge", counting)
+    system = affine(classes=3)
+    x = (torch.rand((20, 1, 4, 4), generator=torch.Generator().manual_seed(2)) * 200).round() / 255
+    y = system(x).prediction()
+    unbreakable = replace(system, model=Constant(y[0].item(), classes=3))
+    x = x[y == y[0]]
+    y = y[y == y[0]]
+    outcome = run(Scripted(points=lambda one, k: one + step, steps=1), unbreakable, x, y, Threat(norm="Linf", eps=0.1))
+    assert not outcome.verdict.broken.any()
+    assert sum(shown) == judged * len(x)
+
+
+class Constant(nn.Module):
+    def __init__(self, label: int, classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.eye(classes)[label])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores.expand(len(x), -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uneven(Climb):
+    """The first lane gives up at once; the second asks about one point and ends at another, which nobody asked about."""
+
+    name: ClassVar[str] = "uneven"
+    last: Callable[[Tensor], Tensor]
+
+    def start(self, x: Tensor, goal: Goal, threat: Threat, draws: Draws, oracle: Oracle) -> State:
+        return State.begin(x, goal, threat, draws, x)
+
+    def step(self, state: State, oracle: Oracle) -> State:
+        begun = state.k > 0
+        oracle.query(torch.where(along(begun, state.x), (state.x + 1e-3).clamp(max=1), state.x))
+        adv = torch.where(along(begun, state.x), self.last(state.x), state.x)
+        return replace(state, adv=adv, done=state.draws.lane == 0)
+
+
+def test_the_last_point_is_judged_though_a_lane_beside_it_ended_before() -> None:
+    system = affine()
+    x, y, _ = samples(system, 40)
+    far = x[(y[:, None] != y[None, :]).int().argmax(1)]
+
+    def last(clean: Tensor) -> Tensor:
+        return far[(x[None] == clean[:, None]).flatten(2).all(2).int().argmax(1)]
+
+    attack = Uneven(steps=2, side_by_side=2, last=last)
+    liar = replace(system, model=Liar(system.model, x))
+    found = run(attack, system, x, y, Threat(norm="Linf", eps=1), fast=liar)
+    assert found.verdict.broken.all()

@@ -1,5 +1,6 @@
 """What a stranger found who had to trust the numbers: each test was red once, or guards a corner that no other visits."""
 
+import importlib
 import os
 import time
 from dataclasses import dataclass, field, replace
@@ -131,6 +132,32 @@ def test_what_an_attack_holds_is_in_its_key() -> None:
     assert len({fingerprint(attack) for attack in attacks}) == len(attacks)
     assert fingerprint(Wrapping(patch=long)) == fingerprint(Wrapping(patch=long.clone()))
     assert source_digest(Wrapping) != source_digest(Climb)  # the file of the base class counts too
+
+
+def test_no_sample_of_a_random_system_is_robust_because_its_search_stopped_at_a_lucky_break() -> None:
+    def noisy(x: Tensor, draws: Any, index: Any) -> Tensor:
+        return (x + 0.15 * draws.normal(x.shape[1:], "noisy", index)).clamp(0, 1)
+
+    system = two_layers().with_random_purifier(noisy, name="noisy")
+    x, y, _ = samples(two_layers(), 60)
+    records = rbl.evaluate(system, x, y, attacks="pgd:steps=8,restarts=2", threat="Linf:0.03", **QUIET).records
+    attacked = records[records["reason"] == ""]
+    assert 0 < attacked["broken"].mean() < 1
+    assert set(attacked.loc[~attacked["broken"], "forwards"]) == {16}
+
+
+def test_what_a_family_shares_is_in_the_keys_of_its_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "family_of_two"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "planes.py").write_text("def nearest():\n    return 1\n")
+    (folder / "walk.py").write_text("from family_of_two.planes import nearest\n\n\nclass Walk:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    walk = importlib.import_module("family_of_two.walk").Walk
+    before = source_digest(walk)
+    assert before == source_digest(walk)
+    (folder / "planes.py").write_text("def nearest():\n    return 2\n")
+    assert source_digest(walk) != before
 
 
 def keys(result: Any) -> list[str]:

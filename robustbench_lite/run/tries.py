@@ -1,0 +1,94 @@
+"""How often an attack of the plan runs on a system, and how: as it is, without knowing the camera, by EOT."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from robustbench_lite.attack import Attack
+from robustbench_lite.errors import UserError
+from robustbench_lite.oracle import Needs
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.verdict import RANDOM_DRAWS, Sitting
+from robustbench_lite.threat import Threat
+
+EOT_DRAWS, CAMERA_DRAWS = 10, 100
+#: the last option, after a colon where there is no other: `pgd:eot=20`, `pgd:steps=40,eot=20`
+_WRITTEN = re.compile(r"(?P<attack>[^:]+(?=:eot=)|[^:]+:.+(?=,eot=))[:,]eot=(?P<draws>\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """One run of an attack: what records call it, the draws that a query averages over, and what its adversary knows."""
+
+    text: str
+    attack: Attack
+    eot: int = 0
+    blind: bool = False
+
+
+def without_eot(text: str) -> str:
+    """The attack of a text such as `pgd:steps=40,eot=20`, which averages every query over 20 draws."""
+    written = _WRITTEN.fullmatch(text.strip())
+    return written["attack"] if written else text
+
+
+def draws_of(text: str) -> int | None:
+    """How many draws the text asks for, or None."""
+    written = _WRITTEN.fullmatch(text.strip())
+    return int(written["draws"]) if written else None
+
+
+def sitting_of(plan: Plan) -> Sitting:
+    """How the plan has random systems judged."""
+    usual = RANDOM_DRAWS if plan.physical is None else CAMERA_DRAWS
+    return Sitting(count=plan.verdict_draws or usual)
+
+
+def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: Threat) -> Iterator[Try]:
+    """The runs of every attack on one system.
+
+    Behind a camera an attack runs twice: by an adversary who does not know of it, and by one who averages over its draws.
+    On a system that is random by itself it runs by EOT where that is asked for. Other systems have nothing to average.
+    """
+    behind = subject.bare is not None
+    usual = EOT_DRAWS if plan.eot is None and behind else plan.eot or 0
+    for text, attack in attacks.items():
+        own = draws_of(text)
+        averages = own if own is not None else usual if able(attack, threat) else 0
+        written = text if own is not None else with_eot(text, averages)
+        if behind and own is None:
+            yield Try(text=text, attack=attack, blind=True)
+        if averages and subject.system.randomised:
+            if written == text or written not in attacks:  # or it runs as what the user wrote
+                yield Try(text=written, attack=attack, eot=averages)
+        elif not behind:
+            yield Try(text=text, attack=attack)
+
+
+def with_eot(text: str, draws: int) -> str:
+    """The attack's text with the draws that it averages over."""
+    return f"{text}{',' if ':' in text else ':'}eot={draws}"
+
+
+def able(attack: Attack, threat: Threat) -> bool:
+    """Whether averaging is of use: scores or gradients of the system itself, at a fixed eps."""
+    stages = attack.stages()
+    asks = all(stage.needs in (Needs.SCORES, Needs.GRADIENTS) for stage in stages)
+    return asks and threat.eps is not None and not any(stage.submits_last or stage.foreign for stage in stages)
+
+
+def check(plan: Plan, attacks: Mapping[str, Attack], threats: Mapping[str, Threat]) -> None:
+    """Refuse an average that an attack cannot make.
+
+    Raises:
+        UserError: `eot=N` with an attack that sees labels alone, works elsewhere, or under a threat without eps.
+    """
+    for text, attack in attacks.items():
+        for written, threat in threats.items():
+            if draws_of(text) is not None and not able(attack, threat):
+                raise UserError(
+                    f"{text} cannot average under {written}; eot is for attacks by scores or gradients at a fixed eps"
+                )
+            if draws_of(text) == 0:
+                raise UserError(f"{text}: accepted: eot from 1")
