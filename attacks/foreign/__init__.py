@@ -1,0 +1,1 @@
+"""Other libraries' attacks under our verdict: one file a library, imported only when an attack of it is named."""
