@@ -206,12 +206,16 @@ class PGD(Ascent):
 
     def slope(self, state: State, oracle: Oracle) -> tuple[State, Tensor]:
         """The gradient; with momentum, added to what is left of the former ones."""
-        grad = gradient(oracle, state.adv, named(self.objective))
         assert isinstance(state, Climb)
+        grad = gradient(oracle, self.point(state), named(self.objective))
         if state.velocity is None:
             return state, grad
         velocity = self.momentum * state.velocity + normalised(grad)
         return replace(state, velocity=velocity), velocity
+
+    def point(self, state: Climb) -> Tensor:
+        """Where the gradient is taken."""
+        return state.adv
 
 
 def normalised(grad: Tensor) -> Tensor:
@@ -252,6 +256,8 @@ class MIFGSM(PGD):
     Args:
         step_size: the length of every step, as a fraction of eps; none: 1 / steps.
         momentum: how much of the former direction a step keeps; the paper's decay factor mu.
+        lookahead: take the gradient where the momentum alone would lead (NI-FGSM; Lin et al. 2020, arXiv 1908.06281);
+            that point may lie outside of ball and box.
     """
 
     name: ClassVar[str] = "mifgsm"
@@ -261,3 +267,12 @@ class MIFGSM(PGD):
     random_start: bool = False
     momentum: float = 1.0
     restarts: int = 1
+    lookahead: bool = False
+
+    def point(self, state: Climb) -> Tensor:
+        """Here, or one step of the momentum ahead, whose mean gradient is taken as long as a step in each pixel."""
+        if not self.lookahead or state.velocity is None:
+            return state.adv
+        threat, velocity = state.threat, state.velocity
+        size = row_sum(threat.steepest(torch.ones_like(velocity)).abs()) * threat.radius * self.momentum
+        return state.adv + along(self.reach(state.k) * size, velocity).to(velocity.dtype) * velocity

@@ -1,7 +1,7 @@
 """Climb towards a class of the adversary's choice."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -17,6 +17,32 @@ from robustbench_lite.threat import Threat
 
 RULES = ("least-likely", "random", "next", "second", "column", "all")
 Climbed = Literal["log-odds", "ce", "squared"]
+
+
+class HasTarget(Protocol):
+    """An attack with an option `target`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+
+
+def known_target(attack: HasTarget) -> None:
+    """The option is a rule or a class index."""
+    if attack.target not in RULES and not attack.target.isdecimal():
+        raise UserError(f"{attack.name}: target={attack.target}; accepted: {', '.join(RULES)} or a class index")
+
+
+def check_target(attack: HasTarget, threat: Threat, num_classes: int) -> None:
+    """Refuse a class that is not there, and a target besides the one that a targeted threat has itself."""
+    if attack.target.isdecimal() and int(attack.target) >= num_classes:
+        raise UserError(f"{attack.name}: target={attack.target} is not a class; accepted: 0 to {num_classes - 1}")
+    default: object = type(attack).target
+    if threat.goal == "targeted" and attack.target not in (default, threat.target):
+        raise UserError(
+            f"{attack.name}: target={attack.target}, but {threat} has a target of its own; leave the attack's out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +81,7 @@ class Targeted(Ascent):
         super().__post_init__()
         one_of(self, "objective", get_args(Climbed))
         at_least(self, "image_weight", 0)
-        if self.target not in RULES and not self.target.isdecimal():
-            raise UserError(f"targeted: target={self.target}; accepted: {', '.join(RULES)} or a class index")
+        known_target(self)
         if self.image_weight and self.objective != "squared":
             raise UserError(f"targeted: image_weight={self.image_weight:g} is for objective=squared")
         if self.raw and self.step_size is None:
@@ -74,13 +99,7 @@ class Targeted(Ascent):
     def check(self, threat: Threat, num_classes: int) -> None:
         """Refuse as `Attack.check` does, and a class that is not there, or a target besides a targeted threat's own."""
         super().check(threat, num_classes)
-        if self.target.isdecimal() and int(self.target) >= num_classes:
-            raise UserError(f"targeted: target={self.target} is not a class; accepted: 0 to {num_classes - 1}")
-        default = type(self).target
-        if threat.goal == "targeted" and self.target not in (default, threat.target):
-            raise UserError(
-                f"targeted: target={self.target}, but {threat} has a target of its own; leave the attack's out"
-            )
+        check_target(self, threat, num_classes)
 
     def start(self, x: Tensor, goal: Goal, threat: Threat, draws: Draws, oracle: Oracle) -> State:
         """At the clean images, or at a random point of the ball."""

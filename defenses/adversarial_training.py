@@ -84,7 +84,10 @@ class AdversarialTraining(Defense):
             UserError: no threat with a radius, an inner attack that does not know the norm, a file that does not fit.
         """
         threat = self.trained_against(workshop)
-        self.attack.check(threat, system.num_classes)
+        try:
+            self.attack.check(threat, system.num_classes)
+        except UserError as error:
+            raise UserError(f"{self.name} trains with {self.attack} against {threat}: {error}") from None
         if self.from_ is not None:
             training.start_from(system.model, Path(self.from_))
         seen = system.without_detector()  # what is rejected is learned from as well
@@ -116,13 +119,15 @@ class AdversarialTraining(Defense):
     def trained_against(self, workshop: Workshop) -> Threat:
         """The threat of the training: its own, or the first of the evaluation with a radius; always untargeted.
 
+        One that turns or shifts images counts where the inner attack does too.
+
         Raises:
             UserError: there is none.
         """
         offered = workshop.threats if self.threat is None else (self.threat,)
         for threat in offered:
-            if threat.eps is not None:
-                return Threat(norm=threat.norm, eps=threat.eps)
+            if threat.eps is not None and (not threat.rendered or threat.norm in self.attack.norms):
+                return replace(threat, goal="untargeted", target=None)
         raise UserError(
             f"{self.name} needs a threat with a radius to train against; "
             f"write {self.name}:threat=(Linf:8/255), or evaluate under one"

@@ -18,7 +18,7 @@ _OURS = "robustbench-lite"
 
 def pages() -> list[Path]:
     """Every page for readers."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from robustbench_lite.zoo import load
 
 PLUGINS = ROOT / "docs/plugins.md"
 #: options of other programs that are shown
-FOREIGN = {"--help"}
+FOREIGN = {"--help", "--no-deps"}
 Package = Callable[[], Path]
 
 
@@ -80,7 +80,7 @@ def test_every_rbl_command_shown_is_understood(
     (quiet / "curve-run").mkdir()
     (quiet / "curve-run/plan.toml").write_text(Plan().to_toml(), encoding="utf-8")
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
-    for place in ("output.read_run", "train.train"):
+    for place in ("output.read_run", "train.train", "explain.explain", "rubbish.rubbish"):
         monkeypatch.setattr(f"robustbench_lite.run.{place}", lambda *_, **__: reached())
     shown = [(page.name, words) for page in pages() for words in commands(page, "rbl")]
     assert len(shown) > 15
@@ -97,6 +97,9 @@ def resolved(plan: Plan, **_: object) -> None:
             resolve_attack(text).check(threat, 10)
     for text in plan.defenses:
         resolve_defense(text)
+    if "adversarial-training" in plan.defenses:
+        known = resolve_attack("pgd").norms
+        assert any(threat.eps is not None and threat.norm in known for threat in threats), "no threat to train on"
     named("dataset", plan.dataset)
     for text in plan.models:
         named("model", text)
@@ -133,7 +136,7 @@ def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str])
 
 # -- names ------------------------------------------------------------------------------------------------------
 
-COMMANDS = ("evaluate", "report", "train", "list", "show")
+COMMANDS = ("evaluate", "report", "train", "explain", "rubbish", "list", "show")
 
 
 def test_every_command_has_a_line_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from robustbench_lite.errors import UserError
         ("pgd:steps=0", r"pgd: steps=0; accepted: 1 and more"),
         ("bim:steps=-1", r"bim: steps=-1; accepted: 1 and more"),
         ("pgd:step_size=0", r"pgd: step_size=0; accepted: more than 0, or none"),
+        ("nes:sigma=0", r"nes: sigma=0; accepted: more than 0$"),
         ("mifgsm:step_size=-1/4", r"mifgsm: step_size=-0.25; accepted: more than 0, or none"),
         ("pgd:step_size=nan", r"step_size=nan is not a finite number"),
         ("pgd:restarts=0", r"pgd: restarts=0; accepted: 1 and more"),
