@@ -22,7 +22,8 @@ Status = Literal["fired", "clear", "unchecked"]
 COLUMNS = (*SYSTEM, "diagnostic", "status", "value", "detail", "n")
 NOISE = frozenset({"noise"})
 ONE_STEP = frozenset({"fgsm"})
-ITERATIVE = frozenset({"bim", "pgd", "mifgsm", "apgd", "apgd-t", "targeted"})
+CLIMBS = frozenset({"bim", "pgd", "mifgsm", "apgd", "apgd-t", "targeted"})
+ITERATIVE = CLIMBS | {"autoattack", "fab", "fab-t", "evasion"}
 #: crafted on another system; what they break is broken by transfer
 ELSEWHERE = frozenset({"transfer", "substitute"})
 #: a break is late in the last tenth of what the attack may spend on a sample
@@ -96,9 +97,11 @@ def transfer_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | No
 def not_converged(records: pd.DataFrame) -> Diagnostic:
     """Share of samples that only iterative gradient attacks broke, all of them late: at the end of what they may spend."""
     name, (trial,) = "not-converged", tuple(trials(records))
-    iterative = [cell for cell in trial.cells if _iterative(cell.key[4]) and _fixed_eps(cell)]
+    climbs = _is(CLIMBS)  # of a cascade the end is another attack's, and a search for the nearest ends late by nature
+    iterative = [cell for cell in trial.cells if climbs(cell.key[4]) and _fixed_eps(cell)]
+    iterative = [cell for cell in iterative if not _one_step(cell.key[4])]
     if not iterative:
-        return unchecked(name, "no iterative attack at fixed eps was run")
+        return unchecked(name, "no iterative climb at fixed eps was run")
     early: set[int] = set()
     late: set[int] = set()
     for cell in trial.cells:
