@@ -1,6 +1,5 @@
 """C&W L2: the distance plus a weighted margin, minimised without walls; the weight is searched for."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,9 +19,11 @@ from robustbench_lite.threat import Threat
 
 #: pixels stay this far inside the box, relative to its half width: at a wall itself w would be infinite
 INSIDE = 1 - 1e-6
-#: a search goes on while its loss falls to this share within a tenth of its steps; but w has the time to go this far, from
-#: a wall to mid-grey, since until then pixels at the walls hardly change the loss
-STALLED, FAR = 0.9999, 7.5
+#: a loss is a new low when it is below this share of the lowest; little, since pixels at the walls hardly change it at first
+LOW = 1 - 1e-6
+#: a search goes on for a tenth of its steps without a new low, and for so many: Adam overshoots, then comes nearer; in the
+#: last two searches, which find the nearest points, for so many
+PATIENCE, PATIENCE_LAST = 10, 20
 #: Adam's decay rates, and the dust in its denominator
 BETA1, BETA2, DUST = 0.9, 0.999, 1e-8
 
@@ -35,7 +36,7 @@ class Descent(State):
         w: (n, c, h, w), the point is (tanh(w) + 1) / 2. first, second: (n, c, h, w), Adam's moments.
         taken: (n,) int64, steps of the present search. weights: the search for c.
         hit: (n,) bool, whether this c has broken the sample.
-        mark: (n,) float64, the loss at the last tenth of the search.
+        lowest: (n,) float64, the lowest loss of the search. since: (n,) int64, steps since it was reached.
     """
 
     w: Tensor
@@ -44,7 +45,8 @@ class Descent(State):
     taken: Tensor
     weights: Weights
     hit: Tensor
-    mark: Tensor
+    lowest: Tensor
+    since: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +59,16 @@ class CW(Attack):
     is masked.
 
     The published budget is searches=9,steps=10000; the default has a tenth of it. Two things are not as published: when
-    a search is aborted (of 10000 steps it is the same), and `warm_up`. A search with a confidence is not offered: the
-    nearest breaking point is what counts here.
+    a search is aborted (there, where its loss is no lower than a tenth of its steps before), and `warm_up`. A search with
+    a confidence is not offered: the nearest breaking point is what counts here.
 
     Args:
         searches: how many c are tried.
         steps: of Adam for each, each one forward and one backward.
         lr: Adam's step size.
         c: the first one.
-        abort_early: end a search whose loss has stood still for a tenth of its steps, and for 7.5 / lr of them.
+        abort_early: end a search whose loss has reached no new low for a tenth of its steps; 10 at least, 20 in the last
+            two searches.
         warm_up: first steps of a search whose breaks do not speak for its c: Adam leaps across a boundary that is nearer
             than its step, and returns; none: a tenth of the steps; 0, as published: every break counts.
     """
@@ -108,7 +111,8 @@ class CW(Attack):
             taken=none,
             weights=Weights.begin(none, self.c),
             hit=none.bool(),
-            mark=none + torch.inf,
+            lowest=none + torch.inf,
+            since=none,
         )
         return state
 
@@ -120,12 +124,10 @@ class CW(Attack):
         delta, missing, c = state.adv - _inside(state.x), -said.values[0].double(), state.weights.c
         loss = row_sum(delta.double().square()) + c * missing.clamp(min=0)
         push = along(c * (missing > 0), delta).float() * said.grads[0]
-        stalled = self._at_mark(state.taken) & (loss > STALLED * state.mark) & self.abort_early
-        mark = torch.where(self._at_mark(state.taken), loss, state.mark)
         speaks = state.taken >= (self.steps // 10 if self.warm_up is None else self.warm_up)
-        state = replace(state, hit=state.hit | (said.adversarial & speaks), mark=mark)
+        state = self._noted(replace(state, hit=state.hit | (said.adversarial & speaks)), loss)
         state = self._descended(state, 2 * delta - push)
-        over = stalled | (state.taken >= self.steps)
+        over = self._stalled(state) | (state.taken >= self.steps)
         return where(over, self._begun_again(state), state) if bool(over.any()) else state
 
     def length(self) -> int:
@@ -136,8 +138,16 @@ class CW(Attack):
         """One forward and one backward a step."""
         return Cost(self.length(), self.length())
 
-    def _at_mark(self, taken: Tensor) -> Tensor:
-        return taken % max(math.ceil(FAR / self.lr), self.steps // 10) == 0
+    def _noted(self, state: Descent, loss: Tensor) -> Descent:
+        low = loss < LOW * state.lowest
+        since = torch.where(low, 0, state.since + 1)
+        return replace(state, lowest=torch.where(low, loss, state.lowest), since=since)
+
+    def _stalled(self, state: Descent) -> Tensor:
+        if not self.abort_early:
+            return torch.zeros_like(state.done)
+        tenth, last_two = self.steps // 10, state.weights.tried >= self.searches - 2
+        return state.since >= torch.where(last_two, max(PATIENCE_LAST, tenth), max(PATIENCE, tenth))
 
     def _descended(self, state: Descent, slope: Tensor) -> Descent:
         """The next point; `slope` is that of the loss by the pixels."""
@@ -163,7 +173,8 @@ class CW(Attack):
             taken=torch.zeros_like(state.taken),
             weights=weights,
             hit=torch.zeros_like(state.hit),
-            mark=torch.full_like(state.mark, torch.inf),
+            lowest=torch.full_like(state.lowest, torch.inf),
+            since=torch.zeros_like(state.since),
             done=weights.tried >= self.searches,
         )
 

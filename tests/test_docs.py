@@ -86,6 +86,8 @@ def test_every_rbl_command_shown_is_understood(
     assert len(shown) > 15
     for page, words in shown:
         code, said = main(words), capsys.readouterr()
+        if code == 2 and re.match(r"rbl: \w+ needs .*: pip install ", said.err):
+            continue  # of another library, which is not installed here
         assert (code, said.err) in ((0, ""), (2, "rbl: reached the work\n")), (page, words)
 
 

@@ -46,7 +46,7 @@ def test_every_search_begins_at_the_image_with_adam_at_rest() -> None:
 def test_a_row_that_stands_still_ends_its_search_alone() -> None:
     system = two_layers()
     x, y, _ = samples(system, 16)
-    attack = resolve_attack("cw:searches=3,steps=200,c=0.001,lr=0.15")
+    attack = resolve_attack("cw:searches=3,steps=200,c=1")
     together = run(attack, system, x, y, L2)
     assert together.forwards.min() < 600
     assert len(together.forwards.unique()) > 1
@@ -57,7 +57,7 @@ def test_a_row_that_stands_still_ends_its_search_alone() -> None:
 def test_a_short_search_is_not_given_up() -> None:
     system = two_layers()
     x, y, _ = samples(system, 8)
-    assert (run(resolve_attack("cw:searches=2,steps=50"), system, x, y, L2).forwards == 100).all()
+    assert (run(resolve_attack("cw:searches=2,steps=20"), system, x, y, L2).forwards == 40).all()
 
 
 def test_the_weight_is_bracketed_and_raised_by_10_before() -> None:
@@ -81,5 +81,5 @@ def test_a_leap_across_a_near_boundary_does_not_end_the_search_for_c() -> None:
     height = (x.double().flatten(1) @ slope + bias[1] - bias[0]).abs()
     away = height / slope.norm()
     row = away.sort().indices[(away.sort().values > 0.004).nonzero()[0]]
-    outcome = run(resolve_attack("cw:searches=6,steps=300"), system, x[row], y[row], L2)
-    assert float(outcome.verdict.norms[0, 1] / away[row]) < 1.02
+    outcome = run(resolve_attack("cw:searches=7,steps=300"), system, x[row], y[row], L2)
+    assert float(outcome.verdict.norms[0, 1] / away[row]) < 1.05

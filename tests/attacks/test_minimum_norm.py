@@ -92,7 +92,7 @@ def test_pixels_at_the_walls_are_used_as_far_as_they_can(spec: str, norm: str) -
 @pytest.mark.parametrize(
     "spec, norm",
     [
-        ("ddn:steps=200", "L2"),
+        ("fmn:steps=200", "L2"),
         ("fmn:steps=200", "Linf"),
         ("fmn:steps=200", "L1"),
         ("cw:searches=5,steps=100,c=1", "L2"),
