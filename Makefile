@@ -1,6 +1,7 @@
 # `make evaluate` and `make test` are all that a fresh machine needs; both make .venv first.
 #   PYTHON=python3.12   the interpreter that makes .venv (3.11 or newer)
 #   ARGS="…"            passed on to rbl evaluate, or to pytest
+#   WORKERS=1           processes that make test uses
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -8,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 ARGS ?=
+# processes that share the tests; one thread each, since more would only be in each other's way
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 # What pip is doing, without the list of what is satisfied already; its exit status counts, not the filter's.
 PIP_INSTALL = set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check
@@ -22,7 +25,7 @@ evaluate: .venv/.installed ## attacks x defenses on handwritten digits, as a tab
 	@$(BIN)/rbl evaluate $(ARGS)
 
 test: .venv/.installed-dev ## the test suite (ARGS="-k threat")
-	@$(BIN)/python -P -m pytest --ignore=tests/benchmarks $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest --ignore=tests/benchmarks --numprocesses=$(WORKERS) --maxprocesses=8 $(ARGS)
 
 bench: .venv/.installed-dev ## the benchmarks (compare with the peers after make peers)
 	@$(BIN)/python -P -m pytest tests/benchmarks --benchmark-only $(ARGS)

@@ -145,6 +145,7 @@ class Oracle:
         adaptive: use the gradients of an adversary who knows the defense.
         budget: forwards a row may pay in all; a row past it is answered -inf, zero gradients and label -1.
         watch: note breaking candidates; False while an attack trains.
+        room: how many probes go through the system at once; as many as there are rows if left out.
     """
 
     def __init__(
@@ -161,7 +162,9 @@ class Oracle:
         eot: EOT | None = None,
         budget: int | None = None,
         watch: bool = True,
+        room: int | None = None,
     ) -> None:
+        self._room = room or len(x)
         self._system, self._needs, self._goal, self._threat, self._draws = system, needs, goal, threat, draws
         self._x, self._adaptive, self._eot, self._budget, self._watch = x, adaptive, eot, budget, watch
         self.ledger = ledger if ledger is not None else Ledger.new(x)
@@ -243,16 +246,16 @@ class Oracle:
     def probes(self, x: Tensor, rows: Tensor) -> Answer:
         """Show probes x (m, c, h, w) of these rows (m,), m >= 1: any number of one, none of another, in any order.
 
-        Where rows want different numbers of probes, this keeps micro-batches full: each is as large as the present one,
-        and nobody pays or waits for a neighbour. A row's probes are counted in their order; nothing is noted.
+        Where rows want different numbers of probes, this keeps micro-batches full: all are equally large, and nobody
+        pays or waits for a neighbour. A row's probes are counted in their order; nothing is noted.
         """
-        size = len(self._x)
+        size = self._room
         parts = [self._probed(x[at : at + size], rows[at : at + size]) for at in range(0, len(x), size)]
         return Answer.joined(parts)
 
     def _probed(self, x: Tensor, rows: Tensor) -> Answer:
         """One micro-batch of probes."""
-        index = torch.arange(len(self._x), device=x.device)
+        index = torch.arange(self._room, device=x.device)
         at = torch.where(index < len(rows), index, 0)
         owner, asking = rows[at], index < len(rows)
         earlier = ((owner[:, None] == owner) & asking & (index < index[:, None])).sum(1)  # of the same row

@@ -212,6 +212,7 @@ class _Engine:
             eot=attack.eot or (EOT(draws=job.eot) if job.eot else None),
             budget=attack.budget,
             watch=job.watch and not attack.submits_last,
+            room=max(len(x), job.shapes.floor),
         )
 
     # -- one step ----------------------------------------------------------------------------------------------------
@@ -234,8 +235,10 @@ class _Engine:
         self._park(self._step(flight[:count]))
 
     def _step(self, flight: _Flight) -> _Flight:
-        """One step of these rows, padded to whole blocks."""
-        count, index = len(flight), self.job.shapes.padding(len(flight), flight.sample.device)
+        """One step of these rows, padded to whole blocks where so few would get other bits."""
+        job, count = self.job, len(flight)
+        size = job.shapes.snug(job.fast, flight.state.x)
+        index = job.shapes.padding(count, flight.sample.device, size)
         if len(index) > count:  # a copy has nothing to try, so an attack need not ask for it
             flight = flight[index]
             copy = torch.arange(len(index), device=flight.sample.device) >= count

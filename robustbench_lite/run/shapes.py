@@ -4,12 +4,13 @@ Libraries pick other kernels for other batches, and treat the last odd elements 
 differently. So every micro-batch is a whole number of blocks of W rows, filled up with copies where rows are few. The verdict
 always shows the system exactly one block. The search may show several at once: measured, that gave every row the same bits,
 while odd sizes and sizes below W did not; `probe` checks it for the network at hand, and where it does not hold the search
-keeps to one block as well.
+keeps to one block as well. Where less than a block is left for long, as many rows as there are may do: that is tried, too
+(`snug`).
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ class Shapes:
     Args:
         batch: the most rows in one. floor: W, the fewest; smaller ones are padded.
         fixed: rows depend on the batch size above the floor, so every micro-batch has exactly `floor` rows.
+        few: what is known of sizes below the floor.
     """
 
     batch: int
     floor: int
     fixed: bool = False
+    few: "Few" = field(default_factory=lambda: Few(), compare=False)
 
     @property
     def most(self) -> int:
@@ -44,10 +47,25 @@ class Shapes:
         """How many of `count` rows fill whole blocks; all of them where they are less than one."""
         return count // self.floor * self.floor or count
 
-    def padding(self, count: int, device: torch.device) -> Tensor:
-        """Indices that fill `count` rows up to whole blocks: all of them, then the first one again."""
-        index = torch.arange(-(-count // self.floor) * self.floor, device=device)
+    def padding(self, count: int, device: torch.device, size: int | None = None) -> Tensor:
+        """Indices that fill `count` rows up to `size`, else whole blocks: all of them, then the first one again."""
+        index = torch.arange(size or -(-count // self.floor) * self.floor, device=device)
         return torch.where(index < count, index, 0)
+
+    def snug(self, fast: System, x: Tensor) -> int | None:
+        """How many rows to show where x (n, c, h, w) is less than a block; None: a whole block.
+
+        n itself is tried, once, as soon as the copies shown before would have paid for the trial.
+        """
+        count = len(x)
+        if self.fixed or fast.randomised or count >= self.floor:
+            return None
+        few = self.few
+        few.copies += self.floor - count
+        if count not in few.alike and few.copies >= self.floor + count:
+            few.copies -= self.floor + count
+            few.alike[count] = torch.equal(_bits(fast, x[self.padding(count, x.device)])[:count], _bits(fast, x))
+        return count if few.alike.get(count) else None
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
         """Where to cut `count` rows for the verdict: W at a time."""
@@ -60,6 +78,14 @@ class Shapes:
             return None
         batch = self.most // 2
         return Shapes(batch=batch, floor=min(self.floor, batch), fixed=self.fixed)
+
+
+@dataclass
+class Few:
+    """Which sizes below the floor give rows the same bits, so far as tried; how many copies were shown for nothing."""
+
+    alike: dict[int, bool] = field(default_factory=dict)
+    copies: int = 0
 
 
 def default_shapes(device: torch.device, batch: int | None, image: tuple[int, ...]) -> Shapes:

@@ -59,4 +59,6 @@ def test_no_more_images_hold_out_than_against_the_published_code(spec: str, thei
 
 @pytest.mark.parametrize("threat", RADII)
 def test_no_more_images_hold_out_than_against_pgd_at_the_same_cost(threat: str) -> None:
-    assert held("apgd", threat) <= held("pgd:steps=101,restarts=1", threat) + SLACK
+    # in L1 as AutoAttack runs it: from one radius alone it is weak there, the published code as well
+    apgd = "apgd:large_eps=true" if threat.startswith("L1") else "apgd"
+    assert held(apgd, threat) <= held("pgd:steps=101,restarts=1", threat) + SLACK
