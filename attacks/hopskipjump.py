@@ -149,7 +149,7 @@ class HopSkipJump(FromAfar):
         units, signed = torch.zeros_like(point).flatten(1), torch.zeros_like(point).flatten(1)
         owner = torch.repeat_interleave(torch.arange(len(count), device=device), count)
         number = torch.arange(len(owner), device=device) - (count.cumsum(0) - count)[owner]
-        size, draw = len(point) * max(1, VALUES // point.numel()), RULES[state.threat.norm].draw
+        size, draw = oracle.room * max(1, VALUES // (oracle.room * point[0].numel())), RULES[state.threat.norm].draw
         for begin in range(0, len(owner), size):
             part = slice(begin, begin + size)
             rows = owner[part]

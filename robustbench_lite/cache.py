@@ -115,6 +115,31 @@ def load_or_train(
     return card
 
 
+def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[str, Tensor]":
+    """Tensors of this key, from the cache or made now: what a part is fitted to that is no network's weights.
+
+    Args:
+        key: from `content_key`, over everything that decides the tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save
+
+    path = cache_dir() / "parts" / f"{key}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"a cached part is damaged ({error}) and made again", stacklevel=2)
+    writable = _writable(path.parent)
+    made = {name: value.detach().cpu().clone().contiguous() for name, value in make().items()}
+    if writable:
+        try:
+            atomic_write(path, save(made))
+        except OSError as error:
+            warnings.warn(f"the part is not kept: {error}", stacklevel=2)
+    return made
+
+
 def _cached(path: Path, model: "nn.Module") -> Card | None:
     """Load the cached weights into the model; None without a fitting entry, said aloud where it is damaged."""
     # The card is written last, so an entry without one is none yet.

@@ -1,14 +1,18 @@
 """The defense contract: from a labelled training set and a system to a defended system."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from robustbench_lite import plugins, specs
+from robustbench_lite.cache import content_key, load_or_make
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
+from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -39,6 +43,27 @@ class Workshop:
     progress: Any = None
     scratch: Path | None = None
 
+    def part(self, defense: "Defense", system: System, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What a defense fits besides a network's weights (support vectors, class means), kept by content.
+
+        Args:
+            system: what the defense is put around. make: fits, and returns tensors by name; called only where they are
+                not known yet. They must follow from defense, system, training data, seed and threads alone.
+
+        Returns:
+            The tensors, on the CPU.
+        """
+        facts = {
+            "part": [source_digest(type(defense)), defense.recipe(self)],
+            "system": system.digest,
+            "data": self.train.digest(),
+            "seed": self.seed,
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+        }
+        return load_or_make(content_key(facts), make)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defense:
@@ -58,6 +83,14 @@ class Defense:
     def defend(self, system: System, workshop: Workshop) -> System:
         """The defended system. One that trains changes the weights of `system.model`, which is a copy of its own."""
         raise NotImplementedError
+
+    def dress(self, system: System) -> System:
+        """What belongs around the weights that this defense has trained, as its options alone decide it.
+
+        Called after `defend`, and where the weights come from the cache. `defend` itself of a defense that trains changes
+        weights alone.
+        """
+        return system
 
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """Everything besides data, architecture and seed that decides the trained weights, for cache key and card."""

@@ -145,7 +145,7 @@ class Oracle:
         adaptive: use the gradients of an adversary who knows the defense.
         budget: forwards a row may pay in all; a row past it is answered -inf, zero gradients and label -1.
         watch: note breaking candidates; False while an attack trains.
-        room: how many probes go through the system at once; as many as there are rows if left out.
+        room: how many `probes` go through the system at once (ask for a multiple); as many as there are rows if left out.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Oracle:
         watch: bool = True,
         room: int | None = None,
     ) -> None:
-        self._room = room or len(x)
+        self.room = room or len(x)
         self._system, self._needs, self._goal, self._threat, self._draws = system, needs, goal, threat, draws
         self._x, self._adaptive, self._eot, self._budget, self._watch = x, adaptive, eot, budget, watch
         self.ledger = ledger if ledger is not None else Ledger.new(x)
@@ -249,13 +249,13 @@ class Oracle:
         Where rows want different numbers of probes, this keeps micro-batches full: all are equally large, and nobody
         pays or waits for a neighbour. A row's probes are counted in their order; nothing is noted.
         """
-        size = self._room
+        size = self.room
         parts = [self._probed(x[at : at + size], rows[at : at + size]) for at in range(0, len(x), size)]
         return Answer.joined(parts)
 
     def _probed(self, x: Tensor, rows: Tensor) -> Answer:
         """One micro-batch of probes."""
-        index = torch.arange(self._room, device=x.device)
+        index = torch.arange(self.room, device=x.device)
         at = torch.where(index < len(rows), index, 0)
         owner, asking = rows[at], index < len(rows)
         earlier = ((owner[:, None] == owner) & asking & (index < index[:, None])).sum(1)  # of the same row

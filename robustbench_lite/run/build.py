@@ -92,9 +92,11 @@ def _trained(
     key = content_key(_facts(system, trainer, workshop, recipe))
     card = load_or_train(key, system.model, train, fresh=not cached)
     if made or card is None:
-        return made[0]
-    told = {name: card[name] for name in ("recipe", "training")}
-    return replace(system.with_model(system.model), notes={**system.notes, **told})
+        ready = made[0]
+    else:
+        told = {name: card[name] for name in ("recipe", "training")}
+        ready = replace(system.with_model(system.model), notes={**system.notes, **told})
+    return ready if trainer is None else trainer.dress(ready)
 
 
 def _fresh(source: LoadedModel | System, seed: int) -> System:

@@ -58,7 +58,7 @@ class Case:
     def defended(self, system: System) -> System:
         """What the defense makes of it."""
         workshop = Workshop(train=self.train, threats=(Threat(norm="Linf", eps=0.1),), seed=3)
-        return self.defense.defend(system, workshop)
+        return self.defense.dress(self.defense.defend(system, workshop))
 
     @cached_property
     def train(self) -> Dataset:
