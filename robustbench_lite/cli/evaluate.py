@@ -12,6 +12,7 @@ from robustbench_lite.cli.printing import (
     complain,
     one_of,
     show_checks,
+    show_claims,
     show_physical,
     show_place,
     show_results,
@@ -95,11 +96,25 @@ def evaluate(
     ] = None,
     eot: Annotated[
         int | None,
-        option("N", "Draws of a random system that a query averages over. [default: 10 with --physical, else 0]"),
+        option(
+            "N",
+            "Draws of a random system that a query averages over. [default: 10 with --physical or a random defense]",
+        ),
     ] = None,
     verdict_draws: Annotated[
         int | None,
         option("N", "How often a random system is judged. [default: 100 with --physical, else 20]"),
+    ] = None,
+    adaptive: Annotated[
+        str | None,
+        option(
+            "both|yes|no",
+            "Who attacks a defense that hides something: who knows it, who does not.",
+            default=_PLAN.adaptive,
+        ),
+    ] = None,
+    ablate: Annotated[
+        bool | None, option(None, "Also chains of defenses without each part.", "--ablate/--no-ablate", default="no")
     ] = None,
     out: Annotated[Path | None, option("DIR", "Where results go.", default="rbl-runs/<digest of the plan>")] = None,
     fresh: Annotated[
@@ -136,6 +151,8 @@ def evaluate(
             "physical": physical,
             "eot": eot,
             "verdict_draws": verdict_draws,
+            "adaptive": adaptive,
+            "ablate": ablate,
         }
     )
     if batch_size is not None:
@@ -158,7 +175,7 @@ def _batch_size(text: str) -> int | None:
 
 def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool) -> "Result":
     twice = 2 if plan.physical is not None and plan.eot != 0 else 1  # an attack by labels runs once, and counts less
-    cells = len(plan.models) * len(plan.defenses) * len(plan.threats) * len(plan.attacks) * twice
+    cells = len(plan.models) * len(plan.chains) * len(plan.threats) * len(plan.attacks) * twice
     try:
         with Bars(cells=cells, quiet=quiet) as bars:
             from robustbench_lite.run.evaluate import run
@@ -177,6 +194,7 @@ def _show(result: "Result", form: str) -> None:
     aside = form != "table"  # then stdout is for the table alone
     comparisons = compare_rows(result.records, expected=expected_of(result.timings))
     show_results(result.table, comparisons, form, stages=result.stages)
+    show_claims(result.claims, result.environment, stderr=aside)
     show_physical(result.physical, stderr=aside)
     show_checks(result.diagnostics, stderr=aside)
     assert result.out is not None

@@ -4,8 +4,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.errors import UserError, nearest
 
@@ -93,6 +94,15 @@ def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
     show(Text(f"{parts}{len(loud[loud['status'] == 'unchecked'])} unchecked"), stderr=stderr)
     if len(loud):
         show(table, stderr=stderr)
+
+
+def show_claims(claims: "pd.DataFrame", environment: Mapping[str, Any], *, stderr: bool = False) -> None:
+    """What defenses claim and what they are worth; nothing where none hides anything."""
+    if len(claims):
+        from robustbench_lite.results.claims import table
+
+        known = environment.get("systems", {})
+        show(table(claims, {name: told["adaptive attacks"] for name, told in known.items() if isinstance(told, dict)}), stderr=stderr)
 
 
 def show_physical(physical: "pd.DataFrame", *, stderr: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import FORMATS, one_of, show_checks, show_physical, show_results
+from robustbench_lite.cli.printing import FORMATS, one_of, show_checks, show_claims, show_physical, show_results
 
 EXAMPLES = """\b
 Examples:
@@ -28,16 +28,18 @@ def report(
     Nothing is computed or changed. Of a run that was stopped it shows the cells that are complete.
     """
     form = one_of("format", format, FORMATS)
+    from robustbench_lite.results.claims import claims
     from robustbench_lite.results.compare import compare_rows
     from robustbench_lite.results.metrics import summarise
     from robustbench_lite.results.stages import by_stage
     from robustbench_lite.run.evaluate import expected_of
-    from robustbench_lite.run.output import read_physical, read_run
+    from robustbench_lite.run.output import read_environment, read_physical, read_run
 
     records, timings, diagnostics = read_run(folder)
     expected = expected_of(timings)
     summary = summarise(records, timings, diagnostics, expected=expected)
     stages = by_stage(records, timings)
     show_results(summary, compare_rows(records, expected=expected), form, stages=stages, details=details)
+    show_claims(claims(records, expected=expected), read_environment(folder), stderr=form != "table")
     show_physical(read_physical(folder), stderr=form != "table")
     show_checks(diagnostics, stderr=form != "table")

@@ -24,10 +24,10 @@ def by_stage(records: pd.DataFrame, timings: pd.DataFrame | None = None) -> pd.D
     """
     rows: list[dict[str, Any]] = []
     if "stages" in records.columns and len(records):
-        for key, own in records.groupby(list(CELL), sort=False):
-            cell = tuple(map(str, key))
+        for key, own in records.groupby([*CELL, "adaptive"], sort=False):
+            cell = tuple(map(str, key))[:-1]
             names = dict(zip(CELL, cell, strict=True))
-            rows += [names | row for row in _stages(own, _seconds(cell, timings))]
+            rows += [names | row for row in _stages(own, _seconds(own, timings))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -69,10 +69,10 @@ def _read(text: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _seconds(cell: tuple[str, ...], timings: pd.DataFrame | None) -> dict[str, float]:
-    """By place and name of the component, over all timings of the cell."""
+def _seconds(own: pd.DataFrame, timings: pd.DataFrame | None) -> dict[str, float]:
+    """By place and name of the component, over all timings of these records."""
     found = ""
     if timings is not None and "stages" in timings.columns:
-        for text in timings.loc[(timings[list(CELL)] == list(cell)).all(axis=1), "stages"].fillna(""):
+        for text in timings.loc[timings["key"].isin(own["key"].unique()), "stages"].fillna(""):
             found = both(text, found)
     return dict(json.loads(found or "{}"))

@@ -64,6 +64,13 @@ THRESHOLDS: dict[str, Threshold] = {
         why="gradients are exactly zero, so gradient attacks stand still",
         source="Croce et al. 2020; Pintor et al. 2022",
     ),
+    "plain-gradients-vanish": Threshold(
+        quantity="the same for who does not know the defense; asked where it hides something",
+        limit=0.01,
+        limit_text="1 %",
+        why="plain gradients vanish: what this defense claims under them says nothing",
+        source="Athalye et al. 2018; Carlini and Wagner 2016",
+    ),
     "loss-stands-still": Threshold(
         quantity="share of samples on which a climb of 8 steps never gets above the loss at the clean image",
         limit=0.01,

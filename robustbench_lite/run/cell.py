@@ -45,6 +45,7 @@ class Cell:
         eot: draws that every query averages over; 0, as the attack itself wants.
         blind: the adversary knows nothing of the camera: all steps are made on the system without it, and the point that
             is best there is handed in.
+        plain: the adversary does not know the defense; where it rejects, the point that is best without is handed in.
     """
 
     subject: Subject
@@ -58,16 +59,24 @@ class Cell:
     keep: frozenset[int] = frozenset()
     eot: int = 0
     blind: bool = False
+    plain: bool = False
 
     @property
     def hunted(self) -> Subject:
         """What the adversary works on."""
-        subject = self.subject
+        subject = self.subject.plain if self.plain else self.subject
         return replace(subject.bare, shapes=subject.shapes) if self.blind and subject.bare is not None else subject
+
+    @property
+    def hands_in(self) -> bool:
+        """Whether examples are made on something else than the system, and are judged by it once."""
+        return self.draws > 1 or (self.plain and self.subject.system.detector is not None)
 
     @property
     def adaptive(self) -> bool:
         """Whether the attack uses what its adversary knows of the defense, and of a camera."""
+        if self.plain:
+            return False
         return not self.blind if self.subject.bare is not None else self.subject.adaptive
 
     @property
@@ -142,6 +151,7 @@ class Cell:
                 "torch": torch.__version__,
                 "targets": fingerprint(self.targets) if self.target_rule == "column" else None,
                 "lessons": fingerprint(self.lessons) if prepares(self.attack, self.threat) else None,
+                **({"plain": True} if self.plain else {}),
             }
         )
 
@@ -388,7 +398,7 @@ def _attacked(cell: Cell, alive: Tensor, learned: list[Attack], clocks: dict[str
 
 def _ended(cell: Cell, source: System | None, outcome: Outcome) -> Iterator[Part]:
     """The ended samples, with the last word where the system is random; those that were settled before apart."""
-    if cell.draws > 1:
+    if cell.hands_in:
         outcome = _judged_last(cell, outcome)
     outcome = _with_source(cell, source, outcome)
     before = cell.subject.clean.wrong[outcome.sample.cpu()].to(outcome.sample.device)

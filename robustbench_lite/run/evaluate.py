@@ -21,6 +21,7 @@ from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
+from robustbench_lite.results.claims import claims, known
 from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.stages import by_stage
@@ -90,6 +91,11 @@ class Result:
     def table(self) -> pd.DataFrame:
         """The summary: one row an attack, and the worst case over them, per system and threat."""
         return summarise(self.records, self.timings, self.diagnostics, expected=expected_of(self.timings))
+
+    @property
+    def claims(self) -> pd.DataFrame:
+        """What each defense claims and what it is worth, where one hides something; see `results.claims`."""
+        return claims(self.records, expected=expected_of(self.timings))
 
     @property
     def stages(self) -> pd.DataFrame:
@@ -215,6 +221,7 @@ def _subject(built: Built, data: Dataset, indices: np.ndarray, plan: Plan, devic
         seed=plan.seed,
         device=device,
         adaptive=built.adaptive,
+        hides=built.hides,
         batch=plan.batch_size,
         precision=plan.precision,
         sitting=sitting_of(plan),
@@ -249,6 +256,7 @@ def _trial(
             keep=_keep(plan, len(subject.indices)),
             eot=one.eot,
             blind=one.blind,
+            plain=one.plain,
         )
         cell, ran = _with_room(cell, records, reporter, collected.output.held)
         subject = cell.subject
@@ -262,7 +270,8 @@ def _trial(
         collected.photograph(subject, resolve_camera(plan.physical), threat, threat_text, shown)
     if plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
-        collected.check(subject, threat_text, _checks(subject, threat, threat_text, frames, needs, reporter))
+        own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
+        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter))
 
 
 def _with_room(
@@ -351,10 +360,10 @@ class _Collected:
     def add(self, cell: Cell, ran: Ran) -> Shown:
         """Keep what came of a cell; its examples, to be shown to a camera."""
         subject = cell.subject
-        names = (subject.model, subject.defense, cell.threat_text, cell.attack_text)
+        names = (subject.model, subject.defense, cell.threat_text, cell.attack_text + " (plain)" * cell.plain)
         self.frames.append(ran.rows)
         self.examples[names] = self.output.examples(cell.key, ran.examples)
-        clock = dict(zip(("model", "defense", "threat", "attack"), names, strict=True)) | {
+        clock = dict(zip(("model", "defense", "threat", "attack"), (*names[:3], cell.attack_text), strict=True)) | {
             "dataset": self.data.name,
             "needs": cell.attack.needs.value,
             "key": cell.key,
@@ -403,7 +412,7 @@ class _Collected:
             return {}
         needs = dict(zip(timings["attack"], timings["needs"], strict=True))
         merged = {}
-        for system, told in checks.from_records(records, needs=needs).items():
+        for system, told in checks.from_records(known(records), needs=needs).items():
             probed = {one.name: one for one in self.found.get(system, [])}
             names = {one.name for one in told}
             merged[system] = [probed.get(one.name, one) for one in told] + [

@@ -27,13 +27,18 @@ CLIMB = 8
 Asked = Callable[[Tensor, Objective], tuple[Tensor, Tensor]]
 
 
-def zero_gradients(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
+def zero_gradients(subject: Subject, chosen: Tensor, threat: Threat, name: str = "zero-gradients") -> Diagnostic:
     """The share of samples whose cross-entropy gradient, as the attacks see it, is exactly zero."""
 
     def zero(x: Tensor, y: Tensor, asked: Asked) -> Tensor:
         return (asked(x, cross_entropy)[1] == 0).flatten(1).all(1)
 
-    return _share("zero-gradients", subject, chosen, threat, zero)
+    return _share(name, subject, chosen, threat, zero)
+
+
+def plain_gradients_vanish(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
+    """The same for an adversary who does not know what the defense hides."""
+    return zero_gradients(subject.plain, chosen, threat, "plain-gradients-vanish")
 
 
 def loss_stands_still(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:

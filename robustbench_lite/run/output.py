@@ -29,6 +29,7 @@ from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import NAMES, Records
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.treatment import treatment
 
 #: a hidden file older than this many seconds is no longer being written by anybody
 _LEFT = 3600
@@ -76,7 +77,8 @@ class Output:
             clock["stages"] = both(clock["stages"], str(before.get("stages") or ""))
         self._clocks.append(clock)
         systems = self._environment.setdefault("systems", {})
-        systems[f"{subject.model} | {subject.defense}"] = subject.system.digest
+        known = {"digest": subject.system.digest, "adaptive attacks": treatment(subject.system)}
+        systems[f"{subject.model} | {subject.defense}"] = known
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
             with writing(self.folder):
@@ -125,6 +127,8 @@ class Output:
             if len(result.records):
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
+                if len(found := result.claims):
+                    self._text("claims.csv", found.to_csv(index=False, lineterminator="\n"))
                 if len(stages := result.stages):
                     self._text("stages.csv", stages.to_csv(index=False, lineterminator="\n"))
                 _picture(result, self.folder / "examples.png")
@@ -164,6 +168,14 @@ def read_physical(folder: Path) -> pd.DataFrame:
         return pd.read_csv(folder / "physical.csv", keep_default_na=False, na_values={"destruction": [""]})
     except (OSError, ValueError):
         return pd.DataFrame()
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The environment of a run; empty where it has none."""
+    try:
+        return dict(json.loads((folder / "environment.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -10,10 +10,12 @@ from typing import Any, get_args
 import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.specs import parse_chain
 
 #: the options that hold several values, and what a user calls one of them
 PLURAL = {"models": "model", "defenses": "defense", "attacks": "attack", "threats": "threat"}
 PRECISIONS = ("float32", "bfloat16", "auto")
+ADAPTIVE = ("both", "yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,9 @@ class Plan:
             are kept, measured and swept over distances and angles.
         eot: draws that a query averages over, on systems that are random; 0: none, None: 10 behind a camera, else none.
         verdict_draws: how often a random system is asked for its last word; None: 100 behind a camera, else 20.
+        adaptive: who attacks a defense that hides something (rejects, saturates, rounds, draws): an adversary who does not
+            know of it (`no`: what is claimed), one who does (`yes`), or both. Other defenses hide nothing.
+        ablate: also every chain of defenses without each of its parts.
 
     Raises:
         UserError: a value that is not accepted.
@@ -58,6 +63,8 @@ class Plan:
     physical: str | None = None
     eot: int | None = None
     verdict_draws: int | None = None
+    adaptive: str = "both"
+    ablate: bool = False
 
     def __post_init__(self) -> None:
         for name, one in PLURAL.items():
@@ -69,6 +76,8 @@ class Plan:
             raise UserError(f"batch_size={self.batch_size}; accepted: auto, or 1 and more")
         if self.precision not in PRECISIONS:
             raise _not_accepted("precision", self.precision, PRECISIONS)
+        if self.adaptive not in ADAPTIVE:
+            raise _not_accepted("adaptive", self.adaptive, ADAPTIVE)
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda(self.device):
             raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
         if self.examples != "all" and not self.examples.isdigit():
@@ -118,6 +127,16 @@ class Plan:
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
         return replace(self, **{name: value for name, value in options.items() if value not in (None, (), [])})
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The defenses; with `ablate` each chain is followed by itself without each of its parts."""
+        found = dict.fromkeys(self.defenses)
+        for chain in self.defenses if self.ablate else ():
+            parts = [str(part) for part in parse_chain(chain)]
+            rest = ["+".join(parts[:place] + parts[place + 1 :]) for place in range(len(parts))]
+            found |= dict.fromkeys(rest if len(parts) > 1 else ())
+        return tuple(found)
 
     @property
     def sees_through(self) -> str:

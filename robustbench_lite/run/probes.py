@@ -44,6 +44,8 @@ def probe_subject(
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
     found = [_probabilities(subject), gradient_probes.answers_vary(subject)]
+    if subject.hides and len(chosen):
+        found.append(gradient_probes.plain_gradients_vanish(subject, chosen, threat))
     if not len(chosen):
         why = "no sample is right on its clean image"
         return [*found, *(diagnostics.unchecked(name, why) for name in (*ON_CLEAN, *COMPARED))]

@@ -34,6 +34,7 @@ class Subject:
         adaptive: whether attacks use what an adversary knows of the defense.
         sitting: how a randomised system is judged.
         bare: the same system without the camera that stands before it; None where there is no camera.
+        hides: a part of the defense is not to be seen by plain attacks.
     """
 
     model: str
@@ -49,6 +50,15 @@ class Subject:
     adaptive: bool
     sitting: Sitting = FIRST
     bare: "Subject | None" = None
+    hides: bool = False
+
+    @property
+    def plain(self) -> "Subject":
+        """As an adversary sees it who does not know the defense: no detector, no surrogate, no logits beside the answer."""
+        seen = {"detector": None, "differentiable_as": None}
+        reduced = None if self.reduced is None else replace(self.reduced, **seen)  # type: ignore[arg-type]
+        system, fast = (replace(one, **seen) for one in (self.system, self.fast))  # type: ignore[arg-type]
+        return replace(self, system=system, fast=fast, reduced=reduced, adaptive=False, hides=False)
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +98,7 @@ def prepare(
     precision: str = "float32",
     quick: bool = True,
     sitting: Sitting = FIRST,
+    hides: bool = False,
 ) -> Subject:
     """Move the system to its device, choose batch sizes, make the fast copy and look at the clean images.
 
@@ -122,6 +133,7 @@ def prepare(
         seed=seed,
         adaptive=adaptive,
         sitting=sitting,
+        hides=hides,
     )
 
 

@@ -16,18 +16,24 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.shelf import Shelf
+from robustbench_lite.run.treatment import treatment
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A system and what records call it; `adaptive`, whether attacks on it use what they know of the defense."""
+    """A system and what records call it.
+
+    Args:
+        adaptive: whether attacks on it use what they know of the defense. hides: whether there is something to know.
+    """
 
     model: str
     defense: str
     system: System
     adaptive: bool
+    hides: bool = False
 
 
 @dataclass(kw_only=True)
@@ -51,7 +57,7 @@ class Builder:
         for model in self.plan.models[1:]:
             self._loaded(model)  # a mistake in the last one is told before the first one is attacked
         for model in self.plan.models:
-            for defense in self.plan.defenses:
+            for defense in self.plan.chains:
                 yield self._build(model, defense)
 
     def shelf(self) -> Shelf:
@@ -62,8 +68,10 @@ class Builder:
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
         system = defended_system(self._loaded(model), chain, self._workshop)
-        adaptive = bool(known) and all(part.adaptivity != "unaudited" for part in known)
-        return Built(model=model, defense=defense, system=system, adaptive=adaptive)
+        audited, hides = all(part.adaptivity != "unaudited" for part in known), bool(treatment(system))
+        adaptive = audited and (bool(known) or hides)
+        hides = hides and adaptive
+        return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hides)
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
         if self.given is not None:
@@ -78,6 +86,8 @@ class Builder:
 
     def _workshop(self) -> Workshop:
         """Made only when something is to be trained: the training split may not be there."""
+        if self.plan.dataset == "tensors":
+            raise UserError("a defense is built with training data, and evaluate was given images alone; name a dataset")
         root = None if self.plan.data_root is None else Path(self.plan.data_root)
         train = datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
         return Workshop(

@@ -2,8 +2,10 @@
 
 import platform
 import tempfile
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ import torch
 from robustbench_lite import __version__, training, zoo
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import resolve_attack
-from robustbench_lite.cache import Card, writing
+from robustbench_lite.cache import Card, atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Defense, Workshop, resolve_defense
 from robustbench_lite.errors import UserError
+from robustbench_lite.results.training_plot import plot_training, training_history
 from robustbench_lite.run.build import UNDEFENDED, about, defended_system
 from robustbench_lite.run.devices import find_device
 from robustbench_lite.system import System
@@ -23,6 +26,20 @@ from robustbench_lite.threat import Threat
 
 #: what the card's robust accuracy is measured with, and on how many test images at most: a hint, no evaluation
 MEASURED_WITH, MEASURED_ON = "pgd:steps=20,step_size=1/10,restarts=1", 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Trainings that differ in their seed alone."""
+
+    seeds: tuple[int, ...]
+    cards: tuple[Card, ...]
+    files: tuple[Path | None, ...]
+
+    def of(self, name: str) -> tuple[float, float, float]:
+        """Mean, smallest and largest of `clean_accuracy` or `robust_accuracy` over the seeds."""
+        values = [float(card[name]) for card in self.cards]
+        return fmean(values), min(values), max(values)
 
 
 def train(
@@ -36,6 +53,12 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    schedule: str | None = None,
+    weight_decay: float | None = None,
+    ema: float | None = None,
+    accumulate: int | None = None,
+    precision: str | None = None,
+    label_smoothing: float | None = None,
     device: str | torch.device = "auto",
     data_root: str | Path | None = None,
     download: bool = False,
@@ -48,19 +71,25 @@ def train(
     Args:
         model: a spec; its architecture is trained from fresh weights. defense: `none` or one that trains.
         threat: what to train and to measure under; the usual one for such images if left out (`usual_threat`).
-        out: FILE.safetensors to write, with FILE.json beside it; `--model checkpoint:FILE` loads it back.
-        epochs, batch_size, learning_rate: instead of the default recipe's.
+        out: FILE.safetensors to write, with FILE.json, FILE.history.csv and FILE.history.png beside it; `--model
+            checkpoint:FILE` loads it back.
+        epochs, batch_size, learning_rate, schedule, weight_decay, ema, accumulate, precision, label_smoothing: instead of
+            the default recipe's (`training.Recipe`), as far as the defense has such an option.
         use_cache: whether a cached training of the same content is good enough.
         progress: called with (steps done, steps in all, one line of text).
 
     Returns:
         The card: architecture, data, normalisation, recipe, seed, clean and robust accuracy (on the test split; on how
-        many images, under what), best and last epoch, versions.
+        many images, under what), best and last epoch, the history of all, versions.
 
     Raises:
         UserError: a name, option or file that is not accepted, or a training that diverged.
     """
-    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    chosen = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule,
+        "weight_decay": weight_decay, "ema": ema, "accumulate": accumulate, "precision": precision,
+        "label_smoothing": label_smoothing,
+    }  # fmt: skip
     changes = {name: value for name, value in chosen.items() if value is not None}
     chain, place = _changed(resolve_defense(defense), changes), find_device(device)
     target = None if out is None else _target(Path(out))
@@ -76,6 +105,7 @@ def train(
         "data": {"name": data.name, "images": len(data), "digest": data.digest()},
         "defense": "+".join(map(str, chain)),
         "seed": seed,
+        "device": place.type,
         **system.notes,
         **_measured(system, test, aim),
         "versions": _versions(),
@@ -83,7 +113,26 @@ def train(
     if target is not None:
         with writing(target.parent):
             zoo.save_checkpoint(target, system.model, card)
+            _write_history(target, card)
     return card
+
+
+def train_seeds(count: int, train_one: Callable[[int, Path | None], Card], *, first: int, out: Path | None) -> Spread:
+    """Train the same with several seeds, one after the other.
+
+    Args:
+        train_one: (seed, file) -> card, a call of `train`. first: the first seed; the others count on from it.
+        out: FILE.safetensors; the checkpoints are FILE-seed0.safetensors and so on.
+
+    Raises:
+        UserError: not one seed at least, or what `train_one` raises.
+    """
+    if count < 1:
+        raise UserError(f"seeds={count}; accepted: 1 and more")
+    seeds = range(first, first + count)
+    files = [None if out is None else out.with_name(f"{out.stem}-seed{seed}{out.suffix}") for seed in seeds]
+    cards = [train_one(seed, file) for seed, file in zip(seeds, files, strict=True)]
+    return Spread(seeds=tuple(seeds), cards=tuple(cards), files=tuple(files))
 
 
 def usual_threat(data: Dataset) -> Threat:
@@ -115,7 +164,7 @@ def _changed(chain: tuple[Defense, ...], changes: dict[str, Any]) -> tuple[Defen
 def _with(defense: Defense, changes: dict[str, Any]) -> Defense:
     missing = sorted(changes.keys() - {item.name for item in fields(defense)})
     if missing:
-        raise UserError(f"{defense.name} has no option {missing[0]!r}")
+        raise UserError(f"{defense.name} has no option {missing[0]!r}")  # a recipe that it does not leave to its user
     return replace(defense, **changes)
 
 
@@ -127,6 +176,16 @@ def _target(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             return path
+
+
+def _write_history(target: Path, card: Card) -> None:
+    """FILE.history.csv and FILE.history.png beside the weights; a training of another program may have told of none."""
+    if "history" not in card.get("training", {}):
+        return
+    history = training_history(card)
+    atomic_write(target.with_suffix(".history.csv"), history.to_csv(index=False).encode())
+    title = f"{card['architecture']}, {card['defense']}, seed {card['seed']}"
+    atomic_write(target.with_suffix(".history.png"), lambda path: plot_training(history, path, title=title))
 
 
 def _measured(system: System, test: Dataset, threat: Threat) -> dict[str, Any]:

