@@ -291,6 +291,12 @@ class Attack:
         return str(specs.Spec(self.name, specs.options_of(self)))
 
 
+def needs_of(attack: Attack) -> Needs:
+    """What the attack is shown; of a cascade the most that one of its stages is."""
+    order = list(Needs)
+    return max((stage.needs for stage in attack.stages()), key=order.index)
+
+
 def prepares(attack: Attack, threat: Threat) -> bool:
     """Whether the attack, or a stage of it, learns something first."""
     return any(stage.learns(threat) for stage in (attack, *attack.stages()))

@@ -71,6 +71,18 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {str(folder)!r}: {why}") from error
 
 
+def writable(folder: Path) -> None:
+    """Make the folder, and see that a file can be written there: asked before the work, not after it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def content_key(facts: Mapping[str, Any]) -> str:
     """32 letters over everything that decides a content; the order of the facts does not matter."""
     text = json.dumps(facts, sort_keys=True, default=str)

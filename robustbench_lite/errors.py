@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+#: the most names that a sentence lists
+_SHOWN = 30
+
+
 class UserError(Exception):
     """A mistake in what the user gave: one sentence with what was given, what is accepted, the nearest match."""
 
@@ -34,5 +38,6 @@ def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> U
     tail = f" ({hint})" if hint else ""
     if guess is not None:
         return UserError(f"unknown {kind} {given!r}; did you mean {guess!r}?{tail}")
-    shown = ", ".join(accepted) if accepted else "nothing"
+    shown = ", ".join(accepted[:_SHOWN]) if accepted else "nothing"
+    shown += f" and {len(accepted) - _SHOWN} more" if len(accepted) > _SHOWN else ""
     return UserError(f"unknown {kind} {given!r}; accepted: {shown}{tail}")

@@ -54,8 +54,10 @@ def explain(
     """
     try:
         with Bars(cells=1, quiet=quiet) as bars:
+            from robustbench_lite.cache import writable
             from robustbench_lite.run.explain import explain as explain_it
 
+            writable(out)
             found = explain_it(
                 model,
                 dataset=dataset,

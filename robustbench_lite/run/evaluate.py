@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
-from robustbench_lite.attack import Attack, prepares, resolve_attack
+from robustbench_lite.attack import Attack, needs_of, prepares, resolve_attack
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
@@ -263,7 +263,7 @@ def _trial(
         if ran.failed:
             reporter.note(f"{text} on {subject.model}, {subject.defense} failed: {ran.failed}")
         frames.append(ran.rows)
-        needs[text] = attack.needs.value
+        needs[text] = needs_of(attack).value
         shown.append(collected.add(cell, ran))
     if plan.physical is not None:
         reporter.begin(f"what the camera sees of {subject.model}, {subject.defense}, {threat_text}", 0)
@@ -365,7 +365,7 @@ class _Collected:
         self.examples[names] = self.output.examples(cell.key, ran.examples)
         clock = dict(zip(("model", "defense", "threat", "attack"), (*names[:3], cell.attack_text), strict=True)) | {
             "dataset": self.data.name,
-            "needs": cell.attack.needs.value,
+            "needs": needs_of(cell.attack).value,
             "key": cell.key,
             "expected": len(self.indices),
             "seconds": ran.seconds,

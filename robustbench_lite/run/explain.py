@@ -97,7 +97,7 @@ def explain(
     how, reporter = _method(method), reporter or Silent()
     if of not in ("answer", "label"):
         raise UserError(f"of={of}; accepted: answer, label")
-    chosen = {**options, "examples": "all", "diagnostics": False, "samples": samples}
+    chosen = {**options, "examples": "all", "diagnostics": False, "samples": samples, "adaptive": "yes"}
     result = evaluate(model, x, y, attacks=attack, threat=threat, reporter=reporter, **chosen)
     if result.failed:
         raise UserError(f"the attack failed, so there is nothing to explain: {next(iter(result.failed.values()))}")

@@ -13,6 +13,8 @@ from robustbench_lite.system import Outputs, System
 #: differences of scores, relative to the largest: what draws make, and what neighbours make
 _RANDOM, _NEIGHBOURS = 1e-4, 1e-3
 _ASKED = 8
+#: how often a system is asked again: one that draws from few values may give the same answer twice
+_AGAIN = 5
 
 
 @torch.no_grad()
@@ -39,7 +41,7 @@ def well_behaved(system: System, x: Tensor, y: Tensor) -> System:
             )
         if system.randomised:
             return system
-        if _far(first, _answers(system, x, y), _RANDOM):
+        if any(_far(first, _answers(system, x, y), _RANDOM) for _ in range(_AGAIN)):
             return replace(system, model_is_random=True)
         _check_neighbours(system, x, y)
     return system

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.cache import atomic_write, writable, writing
 from robustbench_lite.errors import UserError, nearest
 from robustbench_lite.objectives import Goal
 from robustbench_lite.oracle import Needs, Oracle
@@ -172,6 +172,8 @@ def rubbish(
         UserError: a name or a value that is not accepted.
     """
     reporter = reporter or Silent()
+    if out is not None:
+        writable(Path(out))
     own = {name: options.pop(name) for name in list(options) if name in Settings.__dataclass_fields__}
     chosen = replace(settings or Settings(), **own)
     named = isinstance(model, str)

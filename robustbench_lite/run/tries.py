@@ -14,6 +14,7 @@ from robustbench_lite.threat import Threat
 
 EOT_DRAWS, CAMERA_DRAWS = 10, 100
 #: the last option, after a colon where there is no other: `pgd:eot=20`, `pgd:steps=40,eot=20`
+_EARLY = re.compile(r"[:,]eot=\d+,[^()]*$")
 _WRITTEN = re.compile(r"(?P<attack>[^:]+(?=:eot=)|[^:]+:.+(?=,eot=))[:,]eot=(?P<draws>\d+)")
 
 
@@ -29,7 +30,13 @@ class Try:
 
 
 def without_eot(text: str) -> str:
-    """The attack of a text such as `pgd:steps=40,eot=20`, which averages every query over 20 draws."""
+    """The attack of a text such as `pgd:steps=40,eot=20`, which averages every query over 20 draws.
+
+    Raises:
+        UserError: eot=N is there, and not the last option.
+    """
+    if _EARLY.search(text) and ";" not in text:
+        raise UserError(f"{text}: write eot=N as the last option")
     written = _WRITTEN.fullmatch(text.strip())
     return written["attack"] if written else text
 
