@@ -73,4 +73,4 @@ class _Metered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         ctx.pay(len(grads[0]))
-        return grads[0], None
+        return grads[0].contiguous(), None  # other libraries flatten it with view

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -315,3 +315,30 @@ def test_one_of_a_library_is_described_by_its_constructor() -> None:
     assert describe("attack", "homemade").example == "homemade:Sign;steps=4"
     with pytest.raises(UserError, match="did you mean 'Sign'"):
         describe("attack", "homemade:Sing")
+
+
+def test_gradients_lie_in_memory_as_images_do() -> None:
+    """A fast copy may compute with colours last; libraries flatten what they get with `view`."""
+
+    class Turned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            wide = grads[0][:, :, None, None].expand(-1, -1, 4, 4)
+            return wide.contiguous(memory_format=torch.channels_last)
+
+    class ColoursLast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return cast(Tensor, Turned.apply(x))
+
+    system = rbl.System(model=ColoursLast(), num_classes=3, input_shape=(3, 4, 4))
+    x, y, draws = samples(system, 2)
+    oracle = Oracle(system, Needs.GRADIENTS, x, Goal(y=y), Threat.parse("Linf:0.1"), draws)
+    with oracle.open() as network:
+        leaf = x.clone().requires_grad_(True)
+        (grad,) = torch.autograd.grad(network(leaf).sum(), leaf)
+    assert grad.is_contiguous()
+    assert grad.view(2, -1).shape == (2, 48)
