@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustbench_lite.attack import craft as craft
     from robustbench_lite.defense import Defense as Defense
     from robustbench_lite.errors import UserError as UserError
+    from robustbench_lite.run.certify import certify as certify
     from robustbench_lite.run.evaluate import evaluate as evaluate
     from robustbench_lite.run.explain import explain as explain
     from robustbench_lite.run.rubbish import rubbish as rubbish
@@ -33,6 +34,7 @@ _HOME = {
     "System": "system",
     "Threat": "threat",
     "UserError": "errors",
+    "certify": "run.certify",
     "check_attack": "testing",
     "check_defense": "testing",
     "craft": "attack",

@@ -7,7 +7,6 @@ traceback. Everything else is ours, or a plugin's.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-
 #: the most names that a sentence lists
 _SHOWN = 30
 

@@ -17,6 +17,9 @@ from robustbench_lite.rows import Rows
 from robustbench_lite.system import Outputs
 
 _TINY = 1e-12
+#: by what margin an answer must be wrong before whoever knows a detector turns to it, and what that is worth: more than
+#: any objective of an answer that is right, cross-entropy below ln(classes) + WRONG included
+WRONG, LIFT = 0.05, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,37 @@ def towards(objective: Objective, target: Tensor) -> Objective:
 
     def climb(outputs: Outputs, goal: Goal) -> Tensor:
         return objective(outputs, replace(goal, target=target))
+
+    return climb
+
+
+def rejection(outputs: Outputs, goal: Goal) -> Tensor:
+    """How far below its threshold the detector's score is: 0 and more is accepted; 0 without a detector.
+
+    An attack that asks about it weighs the detector by itself; its other objectives are left as they are (see `knowing`).
+    """
+    if outputs.reject is None:
+        return torch.zeros_like(outputs.scores[:, 0])
+    return -outputs.reject.to(outputs.scores.dtype)
+
+
+def knowing(objective: Objective) -> Objective:
+    """The objective of an adversary who knows the detector: be wrong first, then pass.
+
+    Where the answer is not yet wrong by `WRONG`, the objective itself; from there on `rejection`, squeezed by
+    x / (1 + |x|) and lifted above whatever the objective was before. So any wrong answer is worth more than any right
+    one, of two wrong ones the less suspicious is worth more, and unlimited confidence buys nothing: values can be compared
+    over steps. Its ascent is the switching subgradient method for max rejection subject to margin >= `WRONG` (Polyak 1967),
+    the selective attack of Bryniarski et al. 2021 (arXiv 2106.15023, sec. 3). Without a detector it is the objective.
+    """
+
+    def climb(outputs: Outputs, goal: Goal) -> Tensor:
+        value = objective(outputs, goal)
+        if outputs.reject is None:
+            return value
+        passing = rejection(outputs, goal)
+        wrong = goal.margin(outputs) >= WRONG
+        return torch.where(wrong, LIFT + passing / (1 + passing.abs()), value.clamp(max=LIFT - 1))
 
     return climb
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import CapabilityError
-from robustbench_lite.objectives import Goal, Objective
+from robustbench_lite.objectives import Goal, Objective, knowing, rejection
 from robustbench_lite.opened import Opened
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along
@@ -142,7 +142,8 @@ class Oracle:
         system: what is queried: the deployed system, a copy made for speed, or what the adversary knows of it.
         needs: what is shown. x, goal, threat, draws: the rows, and what is asked of them.
         ledger: what was counted and noted so far.
-        adaptive: use the gradients of an adversary who knows the defense.
+        adaptive: the adversary knows the defense: sees its gradients, and climbs jointly where there is a detector (see
+            `objectives.knowing`). One who does not is shown the classifier alone, as if nothing were ever rejected.
         budget: forwards a row may pay in all; a row past it is answered -inf, zero gradients and label -1.
         watch: note breaking candidates; False while an attack trains.
         room: how many `probes` go through the system at once (ask for a multiple); as many as there are rows if left out.
@@ -165,7 +166,8 @@ class Oracle:
         room: int | None = None,
     ) -> None:
         self.room = room or len(x)
-        self._system, self._needs, self._goal, self._threat, self._draws = system, needs, goal, threat, draws
+        self._system = system if adaptive or system.detector is None else system.without_detector()
+        self._needs, self._goal, self._threat, self._draws = needs, goal, threat, draws
         self._x, self._adaptive, self._eot, self._budget, self._watch = x, adaptive, eot, budget, watch
         self.ledger = ledger if ledger is not None else Ledger.new(x)
         # who asks through `open`, and how many images and gradients it was
@@ -365,7 +367,8 @@ class Oracle:
             if self._eot and self._eot.transform:
                 seen = self._eot.transform(leaf, self._draws, index)
             outputs = self._system(seen, self._draws, index, adaptive=self._adaptive)
-            columns = [objective(outputs, self._goal) for objective in objectives]
+            joint = rejection not in objectives
+            columns = [(knowing(climbed) if joint else climbed)(outputs, self._goal) for climbed in objectives]
             found = _gradients(columns, leaf) if with_grads else None
         kept = Outputs(
             scores=outputs.scores.detach(), reject=None if outputs.reject is None else outputs.reject.detach()

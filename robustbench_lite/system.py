@@ -6,7 +6,7 @@ always. A system never changes: parts are added by making a new one.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -49,6 +49,8 @@ class Purifier:
         surrogate: a differentiable stand-in whose gradient the adaptive adversary uses (BPDA: Athalye et al. 2018, arXiv
             1802.00420, sec. 4.1); None where `apply` is differentiable itself.
         random: the step draws random numbers. modules: the networks it computes with, to be frozen and moved.
+        noise: standard deviation of the Gaussian noise that the step adds, where that is all it does. Such a step alone
+            may leave [0, 1]: clamped noise is not Gaussian, and `certify` counts on it.
         name: what reports call it.
     """
 
@@ -56,6 +58,7 @@ class Purifier:
     surrogate: Callable[[Tensor], Tensor] | None = None
     random: bool = False
     modules: tuple[nn.Module, ...] = ()
+    noise: float = 0.0
     name: str = "purifier"
 
 
@@ -152,6 +155,11 @@ class System:
         """A purifier that draws random numbers from the sample's own streams, in front of everything that is there."""
         return replace(self, purifiers=(Purifier(apply=apply, random=True, name=name), *self.purifiers))
 
+    def with_noise(self, sigma: float) -> "System":
+        """Gaussian noise of standard deviation sigma right before the model, never clamped, from the samples' streams."""
+        part = Purifier(apply=partial(_noisy, sigma=sigma), random=True, noise=sigma, name=f"noise:sigma={sigma:g}")
+        return replace(self, purifiers=(*self.purifiers, part))
+
     def with_detector(self, detector: Detector) -> "System":
         """The same system, able to reject."""
         return replace(self, detector=detector)
@@ -183,6 +191,11 @@ class _Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
         return None, grads[0]
+
+
+def _noisy(x: Tensor, draws: Draws | None, index: Tensor | int, *, sigma: float) -> Tensor:
+    assert draws is not None, "noise is drawn from the samples' streams"
+    return x + sigma * draws.normal(x.shape[1:], "gaussian-noise", index)
 
 
 def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int, adaptive: bool) -> Tensor:

@@ -19,6 +19,8 @@ SHORT = {
     "noise": "noise:draws=6",
     "bim": "bim:steps=6",
     "pgd": "pgd:steps=6,restarts=2",
+    "orthogonal": "orthogonal:steps=6,restarts=2",
+    "selective": "selective:steps=6,restarts=2",
     "mifgsm": "mifgsm:steps=6,restarts=2",
     "targeted": "targeted:steps=6",
     "sqloss": "sqloss:searches=2,steps=6,warm_up=2",
@@ -43,7 +45,15 @@ SHORT = {
     "patch": "patch:steps=4,samples=8",
     "transfer": "transfer:attack=(mifgsm:steps=3)",
     "substitute": "substitute:model=mlp,attack=(mifgsm:steps=3),seeds=8,rounds=2,epochs=2,steps=4",
+    "randomized-smoothing": "randomized-smoothing:epochs=2",
+    "denoising-autoencoder": "denoising-autoencoder:epochs=2",
+    "magnet": "magnet:epochs=2",
     "adversarial-training": "adversarial-training:epochs=2,attack=(pgd:steps=2,restarts=1)",
+    "trades": "trades:epochs=2,steps=2",
+    "mart": "mart:epochs=2,steps=2,awp=0.005",
+    "fast-at": "fast-at:epochs=2,start=zero,gradalign=0.2",
+    "free-at": "free-at:epochs=2,replays=2",
+    "static-adversarials": "static-adversarials:epochs=2,attack=(pgd:steps=2,restarts=1)",
 }
 #: the attacks whose code is ours; tests/peers/test_foreign.py holds the others to the laws, where their libraries are
 OWN = [name for name in plugins.names("attack") if not plugins.load("attack", name).foreign]

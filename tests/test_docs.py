@@ -80,7 +80,7 @@ def test_every_rbl_command_shown_is_understood(
     (quiet / "curve-run").mkdir()
     (quiet / "curve-run/plan.toml").write_text(Plan().to_toml(), encoding="utf-8")
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
-    for place in ("output.read_run", "train.train", "explain.explain", "rubbish.rubbish"):
+    for place in ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish"):
         monkeypatch.setattr(f"robustbench_lite.run.{place}", lambda *_, **__: reached())
     shown = [(page.name, words) for page in pages() for words in commands(page, "rbl")]
     assert len(shown) > 15

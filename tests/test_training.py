@@ -122,7 +122,7 @@ def test_progress_counts_steps_and_tells_accuracies():
 
 @pytest.mark.parametrize(
     "curve, best",
-    [([0.1, 0.5, 0.3, 0.2], 2), ([0.1, 0.2, 0.3, 0.4], 4), ([0.4, 0.1, 0.4, 0.2], 1), ([0.0, 0.0, 0.0, 0.0], 1)],
+    [([0.1, 0.5, 0.4, 0.3], 2), ([0.1, 0.2, 0.3, 0.4], 4), ([0.4, 0.3, 0.4, 0.2], 1), ([0.0, 0.0, 0.0, 0.0], 1)],
     ids=["overfits", "still learns", "ties go to the earlier", "nothing is robust"],
 )
 def test_early_stopping_keeps_the_weights_of_the_best_epoch(curve, best):
@@ -251,11 +251,17 @@ def test_a_loss_that_is_not_finite_is_told():
 
 @pytest.mark.parametrize(
     "schedule, rates",
-    [("linear", [0.1, 0.075, 0.05, 0]), ("constant", [0.1] * 4), ("cosine", [0.1, 0.0853553, 0.05, 0])],
+    [
+        ("linear", [0.1, 0.075, 0.06, 0.05, 0.025, 0]),
+        ("constant", [0.1] * 6),
+        ("cosine", [0.1, 0.08535534, 0.06545085, 0.05, 0.01464466, 0]),
+        ("one-cycle", [0, 0.0625, 0.1, 0.5 / 6, 0.25 / 6, 0]),
+        ("piecewise", [0.1, 0.1, 0.1, 0.01, 0.001, 0.001]),
+    ],
 )
 def test_the_learning_rate_follows_the_schedule(schedule, rates):
     recipe = Recipe(epochs=1, learning_rate=0.1, schedule=schedule)
-    assert [recipe.rate(done) for done in (0, 0.25, 0.5, 1)] == pytest.approx(rates)
+    assert [recipe.rate(done) for done in (0, 0.25, 0.4, 0.5, 0.75, 1)] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +274,10 @@ def test_the_learning_rate_follows_the_schedule(schedule, rates):
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"weight_decay": -1.0}, "weight_decay=-1"),
         ({"validation": 1.0}, "validation=1; accepted: a share"),
+        ({"ema": 1.0}, "ema=1; accepted: from 0 to below 1"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"replays": 0}, "replays=0"),
+        ({"accumulate": 65}, "accumulate=65; accepted: up to batch_size=64"),
     ],
 )
 def test_a_recipe_out_of_range_is_refused(options, words):

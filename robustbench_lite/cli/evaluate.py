@@ -13,6 +13,7 @@ from robustbench_lite.cli.printing import (
     one_of,
     show_checks,
     show_claims,
+    show_detection,
     show_physical,
     show_place,
     show_results,
@@ -195,6 +196,7 @@ def _show(result: "Result", form: str) -> None:
     comparisons = compare_rows(result.records, expected=expected_of(result.timings))
     show_results(result.table, comparisons, form, stages=result.stages)
     show_claims(result.claims, result.environment, stderr=aside)
+    show_detection(result.records, stderr=aside)
     show_physical(result.physical, stderr=aside)
     show_checks(result.diagnostics, stderr=aside)
     assert result.out is not None

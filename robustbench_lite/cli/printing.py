@@ -102,7 +102,16 @@ def show_claims(claims: "pd.DataFrame", environment: Mapping[str, Any], *, stder
         from robustbench_lite.results.claims import table
 
         known = environment.get("systems", {})
-        show(table(claims, {name: told["adaptive attacks"] for name, told in known.items() if isinstance(told, dict)}), stderr=stderr)
+        ways = {name: told["adaptive attacks"] for name, told in known.items() if isinstance(told, dict)}
+        show(table(claims, ways), stderr=stderr)
+
+
+def show_detection(records: "pd.DataFrame", *, stderr: bool = False) -> None:
+    """How well detectors tell examples from clean images; nothing where no system has one."""
+    from robustbench_lite.results.detection import detection, table
+
+    if len(found := detection(records)):
+        show(table(found), stderr=stderr)
 
 
 def show_physical(physical: "pd.DataFrame", *, stderr: bool = False) -> None:

@@ -18,11 +18,11 @@ class Bars:
     Without a terminal on stderr there are no bars, only notes; `quiet` silences the notes too, and warnings.
 
     Args:
-        cells: how many the plan has, to number them.
+        cells: how many the plan has, to number them. found: what a sample is called that counts; None where none does.
     """
 
-    def __init__(self, *, cells: int = 0, quiet: bool = False) -> None:
-        self._cells, self._quiet = cells, quiet
+    def __init__(self, *, cells: int = 0, quiet: bool = False, found: str | None = "broken") -> None:
+        self._cells, self._quiet, self._found = cells, quiet, found
         self._live = sys.stderr.isatty() and not quiet
         self._bars: Progress | None = None
         self._now: TaskID | None = None
@@ -58,7 +58,8 @@ class Bars:
         self._ended, self._broken = self._ended + done, self._broken + broken
         if self._bars is None or self._now is None or not self._ended:
             return
-        self._bars.update(self._now, advance=done, state=f"{100 * self._broken / self._ended:.1f} % broken")
+        share = 100 * self._broken / self._ended
+        self._bars.update(self._now, advance=done, state=f"{share:.1f} % {self._found}" if self._found else "")
 
     def training(self, done: int, total: int, text: str) -> None:
         """A training has done so many of its steps; the text says how well."""

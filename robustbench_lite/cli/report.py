@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import FORMATS, one_of, show_checks, show_claims, show_physical, show_results
+from robustbench_lite.cli.printing import (
+    FORMATS,
+    one_of,
+    show_checks,
+    show_claims,
+    show_detection,
+    show_physical,
+    show_results,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -41,5 +49,6 @@ def report(
     stages = by_stage(records, timings)
     show_results(summary, compare_rows(records, expected=expected), form, stages=stages, details=details)
     show_claims(claims(records, expected=expected), read_environment(folder), stderr=form != "table")
+    show_detection(records, stderr=form != "table")
     show_physical(read_physical(folder), stderr=form != "table")
     show_checks(diagnostics, stderr=form != "table")

@@ -24,6 +24,8 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.results import curve as curves
 from robustbench_lite.results import physical as physics
 from robustbench_lite.results import plots, tables
+from robustbench_lite.results.detection import detection, roc
+from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
@@ -127,6 +129,7 @@ class Output:
             if len(result.records):
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
+                write_detection(self.folder, result.records)
                 if len(found := result.claims):
                     self._text("claims.csv", found.to_csv(index=False, lineterminator="\n"))
                 if len(stages := result.stages):
@@ -160,6 +163,17 @@ def write_physical(folder: Path, physical: pd.DataFrame, sweep: pd.DataFrame, re
             atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
     if len(sweep):
         atomic_write(folder / "sweep.png", partial(plot_sweep, sweep))
+
+
+def write_detection(folder: Path, records: pd.DataFrame) -> None:
+    """detection.csv, roc.csv and roc.png, where some system has a detector."""
+    found = detection(records)
+    if not len(found):
+        return
+    corners = roc(records)
+    for name, frame in (("detection", found), ("roc", corners)):
+        atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(folder / "roc.png", partial(plot_detection, records))
 
 
 def read_physical(folder: Path) -> pd.DataFrame:

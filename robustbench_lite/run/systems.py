@@ -87,7 +87,9 @@ class Builder:
     def _workshop(self) -> Workshop:
         """Made only when something is to be trained: the training split may not be there."""
         if self.plan.dataset == "tensors":
-            raise UserError("a defense is built with training data, and evaluate was given images alone; name a dataset")
+            raise UserError(
+                "a defense is built with training data, and evaluate was given images alone; name a dataset"
+            )
         root = None if self.plan.data_root is None else Path(self.plan.data_root)
         train = datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
         return Workshop(

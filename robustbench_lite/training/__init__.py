@@ -1,11 +1,16 @@
 """The one training loop, shared by everything that learns: the undefended model, defenses, and generators later.
 
 `fit` runs a loss over a dataset by a `Recipe`; `default_recipe` is the one table of defaults; `standard_training` makes
-the undefended model; `accuracy` measures a model in training.
+the undefended model; `TrainingOptions` are what a defense that trains lets its user change in a recipe; `accuracy`
+measures a model in training, `validation` is what early stopping looks at.
 """
 
-from robustbench_lite.training.loop import Batch, Epoch, Fitted, Loss, Moment, Progress, Validate, fit, threads_for
-from robustbench_lite.training.measure import Score, accuracy, watching_attack
+from robustbench_lite.training.average import Average
+from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate
+from robustbench_lite.training.history import Epoch, Fitted, Moment, Score
+from robustbench_lite.training.loop import fit, threads_for
+from robustbench_lite.training.measure import accuracy, clean_validation, validation, watching_attack
+from robustbench_lite.training.options import TrainingOptions
 from robustbench_lite.training.recipe import Recipe, default_recipe
 from robustbench_lite.training.seeds import derive, seeded, threads
 from robustbench_lite.training.standard import standard_recipe, standard_training
@@ -16,6 +21,8 @@ VERSION = 1
 
 __all__ = [
     "VERSION",
+    "Around",
+    "Average",
     "Batch",
     "Epoch",
     "Fitted",
@@ -24,8 +31,10 @@ __all__ = [
     "Progress",
     "Recipe",
     "Score",
+    "TrainingOptions",
     "Validate",
     "accuracy",
+    "clean_validation",
     "default_recipe",
     "derive",
     "file_digest",
@@ -37,5 +46,6 @@ __all__ = [
     "start_from",
     "threads",
     "threads_for",
+    "validation",
     "watching_attack",
 ]

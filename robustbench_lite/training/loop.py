@@ -5,10 +5,11 @@ from batch to batch, and a training that was killed goes on from its last saved 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from robustbench_lite.cache import weights_digest
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows
 from robustbench_lite.training.augment import moved
-from robustbench_lite.training.measure import Score
+from robustbench_lite.training.average import Average
+from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate
+from robustbench_lite.training.history import Epoch, Fitted, Moment
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.resume import Saver
 from robustbench_lite.training.seeds import derive, seeded, threads
@@ -30,69 +32,6 @@ _CPU = torch.device("cpu")
 _MOST_HELD_OUT = 1000
 #: values of an image up to which one thread is fastest
 _TINY_IMAGE = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch(Rows):
-    """What a loss is given.
-
-    Args:
-        x: (n, c, h, w) in [0, 1]. y: (n,) int64. indices: (n,) int64, positions in the dataset.
-        draws: the samples' random streams of this epoch.
-    """
-
-    x: Tensor
-    y: Tensor
-    indices: Tensor
-    draws: Draws
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where a training stands: `epoch` from 0, and the share of all steps that is done, 0 to 1."""
-
-    epoch: int
-    done: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What one epoch came to: its mean loss, and the validation's accuracies (0 to 1) where it had one."""
-
-    loss: float
-    clean: float | None = None
-    robust: float | None = None
-
-    def __str__(self) -> str:
-        parts = (("clean", self.clean), ("robust", self.robust))
-        known = [f"{name} {value:.1%}" for name, value in parts if value is not None]
-        return ", ".join([f"loss {self.loss:.3f}", *known])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What came of a training: every epoch, and the number (from 1) of the one whose weights the model now has."""
-
-    history: tuple[Epoch, ...]
-    best: int
-    recipe: Recipe
-
-    def notes(self, **more: Any) -> dict[str, Any]:
-        """For a system's notes and a card: the recipe, the best and the last epoch, and what more is told."""
-        last = len(self.history)
-        told = {
-            "best": {"epoch": self.best, **asdict(self.history[self.best - 1])},
-            "last": {"epoch": last, **asdict(self.history[-1])},
-        }
-        return {"recipe": asdict(self.recipe), "training": {**told, **more}}
-
-
-#: (model, batch, moment) -> the scalar to descend. It finds the model in training mode and must leave it so.
-Loss = Callable[[nn.Module, Batch, Moment], Tensor]
-#: (model, dataset, positions held out) -> accuracies; the best epoch's weights are kept
-Validate = Callable[[nn.Module, Dataset, np.ndarray], Score]
-#: (steps done, steps in all, one line of text)
-Progress = Callable[[int, int, str], None]
 
 
 def fit(
@@ -106,15 +45,22 @@ def fit(
     progress: Progress | None = None,
     validate: Validate | None = None,
     scratch: Path | None = None,
+    around: Around | None = None,
+    carry: dict[str, Tensor] | None = None,
 ) -> Fitted:
     """Train `model` in place and leave it in eval mode.
 
     With `validate`, a stratified share of the data is held out, and the epoch with the highest robust (then clean)
     accuracy on it gives the weights, the earlier one on ties: early stopping against robust overfitting (Rice et al.
-    2020, arXiv 2002.11569). Without it all data is trained on and the last weights stay.
+    2020, arXiv 2002.11569). Without it all data is trained on and the last weights stay. With `recipe.ema` these are
+    the averaged ones. An epoch that shows catastrophic overfitting is marked, and a warning says so.
 
     Args:
         scratch: a folder of this training alone; a training that was killed goes on there after its last saved epoch.
+        around: entered for every step before its loss is computed and left after the optimizer's step (adversarial weight
+            perturbation moves the weights, and puts them back); it is given the whole batch, the loss each part of it.
+        carry: what loss and `around` keep from one batch to the next, if anything; saved with every epoch, and put back
+            into this very dictionary where a killed training goes on.
 
     Raises:
         UserError: the loss is not finite any more, or there are too few images to hold some out.
@@ -124,9 +70,12 @@ def fit(
     if validate is not None:
         rows, held = split(data.labels, recipe.validation, seed)
     task = repr((recipe, seed, data.digest(), validate is not None, device.type, weights_digest(model.state_dict())))
-    training = _Training(model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows)
+    training = _Training(
+        model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows,
+        around=around or _nothing_around, carry={} if carry is None else carry,
+    )  # fmt: skip
     training.restore(saver := Saver(scratch, task))
-    with threads(threads_for(data, device)):
+    with threads(threads_for(data, device)), _order_of_memory(model, device):
         for number in range(len(training.history), recipe.epochs):
             training.run_epoch(number, progress)
             training.close_epoch(validate, held)
@@ -175,47 +124,78 @@ class _Training:
     seed: int
     device: torch.device
     rows: np.ndarray
+    around: Around
+    carry: dict[str, Tensor]
     history: list[Epoch] = field(default_factory=list)
     best: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.model, self.recipe)
+        self.average = Average(self.model, self.recipe.ema) if self.recipe.ema else None
         digests = [index.to_bytes(8, "little") for index in range(len(self.data))]
         self.streams = Draws.of(derive(self.seed, "streams"), digests)
-        self.steps = -(-len(self.rows) // self.recipe.batch_size)
+        self.cuts = -(-len(self.rows) // self.recipe.batch_size)
+        self.steps = self.cuts * self.recipe.replays
 
     def run_epoch(self, number: int, progress: Progress | None) -> None:
         """One pass over the data; the mean loss goes into the history."""
         self.model.train()
-        total, steps = 0.0, self.steps * self.recipe.epochs
+        total, seen, steps = 0.0, 0, self.steps * self.recipe.epochs
         with seeded(derive(self.seed, "epoch", number), self.device):
-            for step, batch in enumerate(self.batches(number)):
+            for step, (batch, replay) in enumerate(self.replayed(number)):
                 done = number * self.steps + step
-                total += self.step(batch, Moment(number, done / steps)) * len(batch)
+                total += self.step(batch, Moment(number, done / steps, replay)) * len(batch)
+                if self.average is not None:
+                    self.average.update(done)
+                seen += len(batch)
                 if progress is not None and step + 1 < self.steps:
-                    progress(done + 1, steps, self.line(number))
-        self.history.append(Epoch(loss=total / len(self.rows)))
+                    progress(done + 1, steps, self.line(number, total / seen))
+        self.history.append(Epoch(loss=total / seen))
 
     def step(self, batch: Batch, moment: Moment) -> float:
+        """One step of the optimizer; the batch's mean loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(moment.done)
-        loss = self.loss(self.model, batch, moment)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        value = float(loss.detach())
+        with self.around(self.model, batch, moment):
+            value = 0.0
+            for number, part in enumerate(self.parts(batch)):
+                value += self.descend(part, len(part) / len(batch), moment, first=not number)
+            self.optimizer.step()
         if not np.isfinite(value):
             epoch = moment.epoch + 1
             raise UserError(f"the training diverged in epoch {epoch}: the loss is {value}; try a smaller learning_rate")
         return value
+
+    def descend(self, part: Batch, share: float, moment: Moment, *, first: bool) -> float:
+        """Take the gradient of a part's loss, weighted by its share of the batch, and add it to that of the parts before."""
+        reduced = self.recipe.precision == "bfloat16"
+        # Without its cache: weights that were cast where no gradient is taken, while crafting, would get none afterwards.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
+            loss = self.loss(self.model, part, moment) * share
+        if first:  # not earlier: the loss may have left gradients behind
+            self.optimizer.zero_grad()
+        loss.backward()
+        return float(loss.detach())
+
+    def parts(self, batch: Batch) -> Iterator[Batch]:
+        """The batch cut into as many nearly equal parts as the recipe wants, or as it has images."""
+        for rows in torch.arange(len(batch), device=self.device).tensor_split(min(self.recipe.accumulate, len(batch))):
+            yield batch if len(rows) == len(batch) else batch[rows]
+
+    def replayed(self, number: int) -> Iterator[tuple[Batch, int]]:
+        """The epoch's batches, each as often as the recipe wants, with random streams of its own each time."""
+        for batch in self.batches(number):
+            yield batch, 0
+            for replay in range(1, self.recipe.replays):
+                yield replace(batch, draws=batch.draws.fold(replay)), replay
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The epoch's batches, of nearly equal size, so that none is too small for batch normalisation."""
         generator = torch.Generator().manual_seed(derive(self.seed, "shuffle", number))
         order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
         streams = self.streams.fold(number)
-        for chosen in np.array_split(order, self.steps):
+        for chosen in np.array_split(order, self.cuts):
             indices = torch.from_numpy(chosen)
             draws = streams[indices]
             x = moved(self.data.batch(chosen), draws, self.recipe.crop, self.recipe.flip)
@@ -227,35 +207,83 @@ class _Training:
         if validate is None or (number % self.recipe.validate_every and number < self.recipe.epochs):
             return
         self.model.eval()
-        score = validate(self.model, self.data, held)
-        now = Epoch(loss=self.history[-1].loss, clean=score.clean, robust=score.robust)
-        self.history[-1] = now
-        if not self.best or _rank(now) > _rank(self.history[self.best - 1]):
-            self.best = number
-            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        with self.kept_weights():
+            score = validate(self.model, self.data, held)
+            before = next((epoch for epoch in reversed(self.history[:-1]) if epoch.robust is not None), None)
+            now = Epoch(loss=self.history[-1].loss, **score._asdict())
+            self.history[-1] = now = replace(now, collapsed=now.collapses_after(before))
+            if not self.best or _rank(now) > _rank(self.history[self.best - 1]):
+                self.best = number
+                self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def kept_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are validated and kept: the averaged ones, where there are such."""
+        return nullcontext() if self.average is None else self.average.shown()
 
     def finish(self) -> Fitted:
         """Give the model its best weights, which are the last where nothing was validated."""
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+        if not self.best:
+            with self.kept_weights():
+                self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best_weights)
         self.model.eval()
-        return Fitted(history=tuple(self.history), best=self.best or self.recipe.epochs, recipe=self.recipe)
+        fitted = Fitted(history=tuple(self.history), best=self.best or self.recipe.epochs, recipe=self.recipe)
+        if fitted.collapse is not None:
+            warnings.warn(f"catastrophic overfitting in epoch {fitted.collapse}: {_collapse(fitted)}", stacklevel=3)
+        return fitted
 
-    def line(self, number: int | None = None) -> str:
-        """One line for a progress bar: the epoch, and what the last complete one came to."""
+    def line(self, number: int | None = None, loss: float | None = None) -> str:
+        """One line for a progress bar: the epoch, its loss so far, and the accuracies that were measured last."""
         shown = len(self.history) if number is None else number + 1
-        known = [epoch for epoch in self.history if epoch.clean is not None] or self.history
-        return f"epoch {shown}/{self.recipe.epochs}" + (f": {known[-1]}" if known else "")
+        known = [epoch for epoch in self.history if epoch.clean is not None]
+        now = self.history[-1] if loss is None else Epoch(loss=loss)
+        now = replace(known[-1], loss=now.loss) if known else now
+        return f"epoch {shown}/{self.recipe.epochs}: {now}"
 
     def save(self, saver: Saver) -> None:
         told = {"history": [asdict(epoch) for epoch in self.history], "best": self.best}
-        saver.save(self.model, self.optimizer, self.best_weights, told, last=len(self.history) == self.recipe.epochs)
+        groups = {
+            "best": self.best_weights,
+            "average": self.average.tensors() if self.average else {},
+            "carry": self.carry,
+        }
+        saver.save(self.model, self.optimizer, groups, told, last=len(self.history) == self.recipe.epochs)
 
     def restore(self, saver: Saver) -> None:
         found = saver.load(self.model, self.optimizer)
         if found is not None:
-            told, self.best_weights = found
+            told, groups = found
+            self.best_weights = groups.get("best", {})
+            self.carry.clear()
+            self.carry.update(groups.get("carry", {}))
+            if self.average is not None:
+                self.average.restore(groups["average"])
             self.history, self.best = [Epoch(**epoch) for epoch in told["history"]], told["best"]
+
+
+def _nothing_around(model: nn.Module, batch: Batch, moment: Moment) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@contextmanager
+def _order_of_memory(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, a model on a GPU has its channels last, which tensor cores compute faster in; the values are the same."""
+    if device.type != "cuda":
+        yield
+        return
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+
+
+def _collapse(fitted: Fitted) -> str:
+    """What the first collapsed epoch shows, and which weights the model has."""
+    assert fitted.collapse is not None
+    then = fitted.history[fitted.collapse - 1]
+    single = "" if then.one_step is None else f"{then.one_step:.1%} under a single step, "
+    return f"{single}{then.robust:.1%} under several; the model has the weights of epoch {fitted.best}"
 
 
 def _rank(epoch: Epoch) -> tuple[float, float]:

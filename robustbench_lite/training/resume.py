@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from robustbench_lite.cache import atomic_write
 #: seconds between saves, so that short epochs are not spent on writing
 INTERVAL = 5.0
 _FILE = "epoch.safetensors"
-_MODEL, _BEST, _OPTIMIZER = "model/", "best/", "optimizer/"
+_MODEL, _OPTIMIZER, _GROUP = "model/", "optimizer/", "group/"
 Told = dict[str, Any]
+#: tensors by group and name: whatever else a training must have to go on
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 class Saver:
@@ -40,7 +43,7 @@ class Saver:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        best: dict[str, Tensor],
+        groups: Groups,
         told: Told,
         *,
         last: bool = False,
@@ -48,7 +51,9 @@ class Saver:
         """Write the state, if it is time to or the last epoch; where it cannot be written, say so and go on."""
         if self._path is None or not (last or time.monotonic() - self._last >= INTERVAL):
             return
-        tensors = _named(_MODEL, model.state_dict()) | _named(_BEST, best) | _optimizer_tensors(optimizer)
+        tensors = _named(_MODEL, model.state_dict()) | _optimizer_tensors(optimizer)
+        for name, group in groups.items():
+            tensors |= _named(f"{_GROUP}{name}/", group)
         metadata = {"task": self._task, "told": json.dumps(told)}
         try:
             atomic_write(self._path, save(tensors, metadata))
@@ -57,8 +62,10 @@ class Saver:
             self._path = None
         self._last = time.monotonic()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Told, dict[str, Tensor]] | None:
-        """Put model and optimizer back to the saved epoch; what was told with it, and the best weights."""
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[Told, dict[str, dict[str, Tensor]]] | None:
+        """Put model and optimizer back to the saved epoch; what was told with it, and the groups that are not empty."""
         if self._path is None or not self._path.is_file():
             return None
         device = str(next((value.device for value in model.state_dict().values()), "cpu"))
@@ -73,10 +80,18 @@ class Saver:
             return None
         model.load_state_dict(_under(_MODEL, tensors))
         _load_optimizer(optimizer, _under(_OPTIMIZER, tensors))
-        return json.loads(metadata["told"]), _under(_BEST, tensors)
+        return json.loads(metadata["told"]), _groups(_under(_GROUP, tensors))
 
 
-def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _groups(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        group, name = key.split("/", 1)
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
     return {prefix + name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 

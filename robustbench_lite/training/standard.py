@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from robustbench_lite.defense import Workshop
 from robustbench_lite.system import System
-from robustbench_lite.training.loop import Batch, Moment, fit
+from robustbench_lite.training.batch import Batch
+from robustbench_lite.training.history import Moment
+from robustbench_lite.training.loop import fit
 from robustbench_lite.training.recipe import Recipe, default_recipe
 
 
@@ -26,14 +28,17 @@ def standard_training(system: System, workshop: Workshop, recipe: Recipe | None 
         UserError: the training diverged.
     """
 
+    recipe = recipe or standard_recipe(system, workshop)
+
     def loss(model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        return F.cross_entropy(system(batch.x, batch.draws, adaptive=True).scores, batch.y)
+        scores = system(batch.x, batch.draws, adaptive=True).scores
+        return F.cross_entropy(scores, batch.y, label_smoothing=recipe.label_smoothing)
 
     fitted = fit(
         system.model,
         workshop.train,
         loss,
-        recipe=recipe or standard_recipe(system, workshop),
+        recipe=recipe,
         seed=workshop.seed,
         device=torch.device(workshop.device),
         progress=workshop.progress,

@@ -31,3 +31,36 @@ def test_quiet_prints_nothing(here: Here, capsys: pytest.CaptureFixture[str], tm
     assert here(*TRAIN, "--quiet") == 0
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "net.safetensors").is_file()
+
+
+def test_several_seeds_give_a_checkpoint_each_and_a_table_of_their_spread(
+    here: Here, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert here(*TRAIN, "--seeds", "2", "--seed", "1", "--ema", "0.5") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    cards = [json.loads((tmp_path / f"net-seed{seed}.json").read_text(encoding="utf-8")) for seed in (1, 2)]
+    assert [card["recipe"]["ema"] for card in cards] == [0.5, 0.5]
+    clean = [100 * card["clean_accuracy"] for card in cards]
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[:5]}
+    assert [rows["1"][0], rows["2"][0]] == [f"{value:.1f}" for value in clean]
+    assert rows["mean"][0] == f"{sum(clean) / 2:.1f}"
+    assert rows["range"][0] == f"{min(clean):.1f}..{max(clean):.1f}"
+    for seed in (1, 2):
+        assert (tmp_path / f"net-seed{seed}.safetensors").is_file()
+        assert (tmp_path / f"net-seed{seed}.history.csv").is_file()
+        assert (tmp_path / f"net-seed{seed}.history.png").is_file()
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_the_card_on_the_screen_leaves_the_history_to_its_files(
+    here: Here, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert here(*TRAIN) == 0
+    assert "history" not in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "net.history.csv")) == 2
+
+
+def test_an_unknown_schedule_is_refused_in_a_sentence(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here(*TRAIN, "--schedule", "steps") == 2
+    assert "schedule=steps; accepted: linear, constant, cosine, one-cycle, piecewise" in capsys.readouterr().err

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hardening import on_few_digits, undefended
 from learners import SHAPE, blobs, lively, plain, same, stop_after, system_of, weights
 from torch import Tensor, nn
 
-from robustbench_lite import data as datasets
 from robustbench_lite import training, zoo
 from robustbench_lite.attack import craft, resolve_attack
 from robustbench_lite.data.tensors import from_tensors
@@ -124,25 +124,13 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, epoch
     assert whole.notes == resumed.notes
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_on_digits_it_resists_what_breaks_the_undefended_model(seed):
-    train, test = datasets.load("digits", "train"), datasets.load("digits", "test")
-    threat = Threat(norm="Linf", eps=0.2)
-    scores = []
-    for defense in (None, AdversarialTraining(epochs=8)):
-        with training.seeded(seed):
-            model = zoo.fresh_module("small-cnn", num_classes=10, input_shape=(1, 8, 8))
-        system, workshop = system_of(model, classes=10), shop(train=train, threats=(threat,), seed=seed)
-        if defense is None:
-            system = training.standard_training(system, workshop, training.Recipe(epochs=8))
-        else:
-            system = defense.defend(system, workshop)
-        attack = resolve_attack("pgd:steps=10,step_size=1/4,restarts=1")
-        scores.append(training.accuracy(system, attack, threat, test, np.arange(len(test)), seed=0))
-    undefended, defended = scores
-    assert undefended.clean > 0.9
-    assert defended.clean > 0.5
-    assert defended.robust > undefended.robust + 0.15
+@pytest.mark.parametrize("options", ["", ",awp=0.01", ",also=(fgsm)", ",label=predicted"])
+def test_on_digits_it_resists_what_breaks_the_undefended_model(options):
+    spec = "adversarial-training:attack=(pgd:steps=4,step_size=1/2,restarts=1),early_stopping=false"
+    score = on_few_digits(resolve_defense(f"{spec},epochs=8,batch_size=25,learning_rate=3e-3{options}")[0])
+    assert undefended().clean > 0.8
+    assert score.clean > 0.6
+    assert score.robust > undefended().robust + 0.12
 
 
 def test_early_stopping_tells_of_best_and_last_epoch():
@@ -206,6 +194,8 @@ def test_an_inner_attack_that_does_not_know_the_norm_is_refused_before_training(
         ("adversarial-training:weight=1,epochs=3", AdversarialTraining(weight=1.0, epochs=3)),
         ("adversarial-training:from=model.safetensors", AdversarialTraining(from_="model.safetensors")),
         ("adversarial-training:early-stopping=false", AdversarialTraining(early_stopping=False)),
+        ("adversarial-training:also=(fgsm+bim:steps=3)", AdversarialTraining(also="fgsm+bim:steps=3")),
+        ("adversarial-training:label=predicted,awp=0.01", AdversarialTraining(label="predicted", awp=0.01)),
     ],
 )
 def test_it_is_written_and_read_as_one_word(text, expected):
@@ -225,6 +215,9 @@ def test_it_is_written_and_read_as_one_word(text, expected):
         ("learning_rate=0", "learning_rate=0"),
         ("attack=(pdg:steps=3)", "unknown attack 'pdg'; did you mean 'pgd'"),
         ("threat=(Linf:8)", "larger than 1"),
+        ("also=(fgsm+pdg)", "unknown attack 'pdg'"),
+        ("label=least-likely", "label=least-likely; accepted: true, predicted"),
+        ("awp=-1", "awp=-1; accepted: more than 0, such as 0.01, or none"),
     ],
 )
 def test_what_it_cannot_read_is_refused(text, words):
@@ -263,11 +256,65 @@ def test_the_recipe_tells_all_that_decides_the_weights(tmp_path):
         quick(epochs=4),
         quick(threat=Threat(norm="Linf", eps=0.2)),
         quick(from_=file),
+        quick(also="fgsm"),
+        quick(label="predicted"),
+        quick(awp=0.01),
     ]
     recipes = [repr(variant.recipe(shop())) for variant in variants]
     checkpoint(tmp_path / "a.safetensors", zoo.fresh_module("linear", num_classes=4, input_shape=SHAPE))
-    recipes += [repr(variants[-1].recipe(shop())), repr(quick().recipe(shop(threats=(THREAT.at(0.3),))))]
+    recipes += [repr(variants[5].recipe(shop())), repr(quick().recipe(shop(threats=(THREAT.at(0.3),))))]
     assert len(set(recipes)) == len(recipes)
+
+
+def test_several_inner_attacks_share_a_batch_image_by_image():
+    """One attack ends in eight corners' reach, the other stands still: each image went one of both ways."""
+    still, far = resolve_attack("pgd:steps=1,step_size=1e-6,random_start=false,restarts=1"), ONE_STEP
+    defense = quick(attack=far, also=str(still), weight=1.0, early_stopping=False, epochs=4)
+    assert defense.inner() == (far, still)
+    model = Watched(plain())
+    defense.defend(system_of(model), shop())
+    shares = []
+    for adv, x in zip(model.shown[::2], model.shown[1::2], strict=True):
+        apart = THREAT.distance(adv, x)
+        assert bool(((apart < 1e-5) | (apart > 0.09)).all())
+        shares.append(float((apart > 0.09).double().mean()))
+    assert 0.4 < np.mean(shares) < 0.6
+    assert len(set(shares)) > 1
+
+
+def test_a_mixture_of_one_attack_and_itself_is_that_attack():
+    batch = training.Batch(**some_batch())
+    one, two = quick(attack=ONE_STEP), quick(attack=ONE_STEP, also=str(ONE_STEP))
+    system = system_of(plain())
+    assert torch.equal(one.crafted(system, batch, THREAT), two.crafted(system, batch, THREAT))
+
+
+def some_batch() -> dict[str, object]:
+    x, y = blobs().batch(range(32)), blobs().labels_at(range(32))
+    return {"x": x, "y": y, "indices": torch.arange(32), "draws": Draws.for_images(0, x, y)}
+
+
+def test_against_label_leaking_it_climbs_away_from_what_the_model_says():
+    """Labels that the model never gives: away from them is another way than away from its answers."""
+    given = some_batch()
+    model = lively().train()
+    system = system_of(model)
+    model.train()
+    answers = craft_labels(model, given["x"])
+    batch, honest = (training.Batch(**{**given, "y": y}) for y in ((answers + 1) % 4, answers))
+    predicted = quick(attack=ONE_STEP, label="predicted")
+    adv = predicted.crafted(system, batch, THREAT)
+    assert torch.equal(adv, quick(attack=ONE_STEP).crafted(system, honest, THREAT))
+    assert not torch.equal(adv, quick(attack=ONE_STEP).crafted(system, batch, THREAT))
+    assert all(part.training for part in model)
+
+
+def craft_labels(model: nn.Module, x: object) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        answers = model(x).argmax(1)
+    model.train()
+    return answers
 
 
 def test_it_trains_through_what_stands_before_the_model():
