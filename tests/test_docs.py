@@ -138,7 +138,7 @@ def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str])
 
 # -- names ------------------------------------------------------------------------------------------------------
 
-COMMANDS = ("evaluate", "report", "train", "explain", "rubbish", "list", "show")
+COMMANDS = ("evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show")
 
 
 def test_every_command_has_a_line_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from learners import blobs, clean_loss, lively, plain, same, stop_after, system_of, weights
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from robustbench_lite import training
 from robustbench_lite.attack import resolve_attack
+from robustbench_lite.data.base import Dataset
+from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.defense import Defense, Workshop
 from robustbench_lite.errors import UserError
 from robustbench_lite.threat import Threat
@@ -312,3 +315,62 @@ def test_options_change_the_default_recipe_and_the_defense_s_own_defaults():
 def test_options_out_of_range_are_refused_when_the_defense_is_made(options, words):
     with pytest.raises(UserError, match=words):
         Trains(**options)
+
+
+def pictures() -> Dataset:
+    """Images that are not tiny, so that their network's layout changes."""
+    random = np.random.default_rng(0)
+    labels = np.arange(48) % 4
+    images = (labels[:, None, None, None] / 4 + random.uniform(0, 0.2, (48, 3, 17, 17))).clip(0, 1).astype(np.float32)
+    return replace(from_tensors(images, labels, num_classes=4, name="pictures"), split="train")
+
+
+def convolutions(flatten: nn.Module) -> nn.Module:
+    with training.seeded(0):
+        layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=4), flatten]
+        return nn.Sequential(*layers, nn.Linear(64, 4))
+
+
+class View(nn.Module):
+    """Insists on how its input lies in memory, as many networks of other people do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)
+
+
+@pytest.mark.parametrize("flatten, changed", [(nn.Flatten(), True), (View(), False)], ids=["flatten", "view"])
+def test_channels_are_last_only_while_a_network_trains_that_takes_them_so(flatten, changed):
+    seen = set()
+
+    def loss(model, batch, moment):
+        seen.add(model[0].weight.is_contiguous())
+        return clean_loss(model, batch, moment)
+
+    model = convolutions(flatten)
+    training.fit(model, pictures(), loss, recipe=FEW, seed=3)
+    assert seen == {not changed}
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_the_layout_changes_the_last_bits_at_most():
+    last, first = convolutions(nn.Flatten()), convolutions(View())
+    for model in (last, first):
+        training.fit(model, pictures(), clean_loss, recipe=replace(FEW, optimizer="sgd"), seed=3)
+    assert close(weights(last), weights(first), rtol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_killed_training_of_convolutions_goes_on_to_the_same_bits(tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr(resume, "INTERVAL", 0.0)
+    recipe = replace(FEW, optimizer=optimizer, ema=0.9)
+
+    def once(**options):
+        model = convolutions(nn.Flatten())
+        training.fit(model, pictures(), clean_loss, recipe=recipe, seed=3, **options)
+        return weights(model)
+
+    whole = once()
+    with pytest.raises(KeyboardInterrupt):
+        once(scratch=tmp_path, progress=stop_after(2))
+    assert same(whole, once(scratch=tmp_path))

@@ -4,10 +4,9 @@ Everything follows from the seed: the order of the images, their random streams 
 from batch to batch, and a training that was killed goes on from its last saved epoch, bit for bit.
 """
 
-import math
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from robustbench_lite.training.augment import moved
 from robustbench_lite.training.average import Average
 from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate
 from robustbench_lite.training.history import Epoch, Fitted, Moment
+from robustbench_lite.training.layout import fast_layout, tiny
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.resume import Saver
 from robustbench_lite.training.seeds import derive, seeded, threads
@@ -30,8 +30,6 @@ from robustbench_lite.training.seeds import derive, seeded, threads
 _CPU = torch.device("cpu")
 #: a larger validation set costs more than it tells (Rice et al. 2020 hold out 1000 of CIFAR-10)
 _MOST_HELD_OUT = 1000
-#: values of an image up to which one thread is fastest
-_TINY_IMAGE = 256
 
 
 def fit(
@@ -70,12 +68,12 @@ def fit(
     if validate is not None:
         rows, held = split(data.labels, recipe.validation, seed)
     task = repr((recipe, seed, data.digest(), validate is not None, device.type, weights_digest(model.state_dict())))
-    training = _Training(
-        model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows,
-        around=around or _nothing_around, carry={} if carry is None else carry,
-    )  # fmt: skip
-    training.restore(saver := Saver(scratch, task))
-    with threads(threads_for(data, device)), _order_of_memory(model, device):
+    with threads(threads_for(data, device)), fast_layout(model, data, device):
+        training = _Training(
+            model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows,
+            around=around or _nothing_around, carry={} if carry is None else carry,
+        )  # fmt: skip
+        training.restore(saver := Saver(scratch, task))
         for number in range(len(training.history), recipe.epochs):
             training.run_epoch(number, progress)
             training.close_epoch(validate, held)
@@ -91,8 +89,7 @@ def threads_for(data: Dataset, device: torch.device) -> int:
     One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and
     the last bits of the weights would differ from machine to machine.
     """
-    tiny = device.type == "cpu" and math.prod(data.shape) <= _TINY_IMAGE
-    return 1 if tiny else torch.get_num_threads()
+    return 1 if tiny(data, device) else torch.get_num_threads()
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -263,19 +260,6 @@ class _Training:
 
 def _nothing_around(model: nn.Module, batch: Batch, moment: Moment) -> AbstractContextManager[None]:
     return nullcontext()
-
-
-@contextmanager
-def _order_of_memory(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, a model on a GPU has its channels last, which tensor cores compute faster in; the values are the same."""
-    if device.type != "cuda":
-        yield
-        return
-    model.to(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        model.to(memory_format=torch.contiguous_format)
 
 
 def _collapse(fitted: Fitted) -> str:

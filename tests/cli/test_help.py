@@ -15,7 +15,7 @@ import pytest
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
 
-COMMANDS = ("", "evaluate", "report", "train", "explain", "rubbish", "list", "show")
+COMMANDS = ("", "evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show")
 GOLDEN = Path(__file__).parent / "golden"
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy", "numpy", "rich", "pyarrow")
 Here = Callable[..., int]
@@ -77,6 +77,7 @@ def test_examples_in_the_help_are_understood(
     monkeypatch.setattr("robustbench_lite.run.train.train", reached)
     monkeypatch.setattr("robustbench_lite.run.explain.explain", reached)
     monkeypatch.setattr("robustbench_lite.run.rubbish.rubbish", reached)
+    monkeypatch.setattr("robustbench_lite.run.certify.certify", reached)
     for command in COMMANDS:
         here(*filter(None, [command]), "--help")
         for line in re.findall(r"^ +rbl (.*)$", capsys.readouterr().out, re.MULTILINE):
