@@ -20,6 +20,8 @@ from robustbench_lite.threat import Threat
 BLOCK = 256
 #: of the training images that a detector looks at, the share that its threshold is set on
 HELD_OUT = 0.25
+#: images that each attack whose examples are learned is run on, at most
+TAUGHT_ON = 1200
 
 Fitted = dict[str, Tensor]
 
@@ -49,12 +51,12 @@ class Bench:
     @torch.no_grad()
     def over(self, look: Callable[[Tensor], Tensor], x: Tensor | None = None) -> Tensor:
         """What `look` says of the images (its own where none are given) as they come out of the purifiers, in blocks."""
-        x = self.x if x is None else x
-        found = []
+        draws = self.draws if x is None else Draws.for_images(self.seed, x, torch.zeros(len(x), dtype=torch.int64))
+        x, draws, found = self.x if x is None else x, draws.to(self.x.device), []
         for begin in range(0, len(x), BLOCK):
             part = x[begin : begin + BLOCK]
             for purifier in self.system.purifiers:
-                part = purifier.apply(part, self.draws[begin : begin + BLOCK], 0)
+                part = purifier.apply(part, draws[begin : begin + BLOCK], 0)
             found.append(look(part))
         return torch.cat(found)
 
@@ -174,7 +176,7 @@ class TaughtDetector(DetectorDefense):
         right = bench.over(lambda x: bench.model(x).argmax(1)) == bench.y
         noise = threat.geometry.random_direction(bench.x, bench.draws, stream="control")
         passing = torch.cat((bench.x, threat.project(bench.x + threat.radius * noise, bench.x)))
-        bench = bench[right.nonzero().squeeze(1)]
+        bench = bench[right.nonzero().squeeze(1)[:TAUGHT_ON]]
         fooled = []
         for number, attack in enumerate(self.teachers):
             draws = bench.draws.fold(number + 1)

@@ -115,8 +115,8 @@ class Machine(nn.Module):
     def decide(self, codes: Tensor) -> Tensor:
         """sum_i a_i exp(-gamma |c - v_i|^2) + b of codes (n, d).
 
-        The gradient is that of ln(P + b+) - ln(N + b-), where P and N are the sums of the positive and of the negative
-        terms and b+, b- the two sides of b: it has the same sign at 0, and no kernel is too narrow for it.
+        The gradient is that of ln P - ln N, where P and N are the sums of the positive and of the negative terms: it leads
+        to the same side, and does not vanish however narrow the kernel is.
         """
         squares = (codes**2).sum(1, keepdim=True) - 2 * codes @ self.vectors.T + (self.vectors**2).sum(1)
         powers = -self.gamma * squares.clamp(min=0)

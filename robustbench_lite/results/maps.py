@@ -122,8 +122,6 @@ class Occlusion(Method):
         cover, row = self._cover(x), torch.arange(len(x), device=x.device)
         whole = system(x, draws, 0).scores[row, k]
         total, seen = x.new_zeros((len(x), *x.shape[2:])), x.new_zeros(x.shape[2:])
-        if self.size is not None and self.size > max(x.shape[2:]):
-            raise UserError(f"occlusion: size={self.size} covers the image, which is {x.shape[2]}x{x.shape[3]}")
         with torch.no_grad():
             for number, (top, left, high, wide) in enumerate(self.windows(x.shape[2], x.shape[3])):
                 covered = x.clone()

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_lite.attack import Attack, State
 from robustbench_lite.errors import PluginError
 from robustbench_lite.objectives import Goal, choose_targets
-from robustbench_lite.oracle import EOT, Ledger, Oracle
+from robustbench_lite.oracle import EOT, Ledger, Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along, concat, overwrite
 from robustbench_lite.run.outcomes import Bests, Outcome
@@ -237,7 +237,7 @@ class _Engine:
     def _step(self, flight: _Flight) -> _Flight:
         """One step of these rows, padded to whole blocks where so few would get other bits."""
         job, count = self.job, len(flight)
-        size = job.shapes.snug(job.fast, flight.state.x)
+        size = job.shapes.snug(job.fast, flight.state.x, job.attack.needs is Needs.GRADIENTS)
         index = job.shapes.padding(count, flight.sample.device, size)
         if len(index) > count:  # a copy has nothing to try, so an attack need not ask for it
             flight = flight[index]

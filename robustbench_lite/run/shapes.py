@@ -52,20 +52,22 @@ class Shapes:
         index = torch.arange(size or -(-count // self.floor) * self.floor, device=device)
         return torch.where(index < count, index, 0)
 
-    def snug(self, fast: System, x: Tensor) -> int | None:
+    def snug(self, fast: System, x: Tensor, grads: bool) -> int | None:
         """How many rows to show where x (n, c, h, w) is less than a block; None: a whole block.
 
-        n itself is tried, once, as soon as the copies shown before would have paid for the trial.
+        n itself is tried, once, as soon as the copies shown before would have paid for the trial; with `grads`, also what
+        comes back.
         """
         count = len(x)
         if self.fixed or fast.randomised or count >= self.floor:
             return None
         few = self.few
         few.copies += self.floor - count
-        if count not in few.alike and few.copies >= self.floor + count:
+        if (count, grads) not in few.alike and few.copies >= self.floor + count:
             few.copies -= self.floor + count
-            few.alike[count] = torch.equal(_bits(fast, x[self.padding(count, x.device)])[:count], _bits(fast, x))
-        return count if few.alike.get(count) else None
+            block = x[self.padding(count, x.device)]
+            few.alike[count, grads] = torch.equal(_bits(fast, block, grads)[:count], _bits(fast, x, grads))
+        return count if few.alike.get((count, grads)) else None
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
         """Where to cut `count` rows for the verdict: W at a time."""
@@ -82,9 +84,9 @@ class Shapes:
 
 @dataclass
 class Few:
-    """Which sizes below the floor give rows the same bits, so far as tried; how many copies were shown for nothing."""
+    """Which sizes below the floor give rows the same bits, without and with gradients; how many copies were for nothing."""
 
-    alike: dict[int, bool] = field(default_factory=dict)
+    alike: dict[tuple[int, bool], bool] = field(default_factory=dict)
     copies: int = 0
 
 
@@ -113,7 +115,10 @@ def probe(fast: System, x: Tensor, shapes: Shapes) -> Shapes:
     return shapes if torch.equal(large[-shapes.floor :], small) else replace(shapes, fixed=True)
 
 
-def _bits(system: System, x: Tensor) -> Tensor:
+def _bits(system: System, x: Tensor, grads: bool = True) -> Tensor:
+    if not grads:
+        with torch.no_grad():
+            return system(x, None, 0).scores
     leaf = x.detach().requires_grad_(True)
     try:
         outputs = system(leaf, None, 0)

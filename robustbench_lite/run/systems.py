@@ -16,7 +16,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.shelf import Shelf
-from robustbench_lite.run.treatment import treatment
+from robustbench_lite.run.treatment import hides
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -68,10 +68,9 @@ class Builder:
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
         system = defended_system(self._loaded(model), chain, self._workshop)
-        audited, hides = all(part.adaptivity != "unaudited" for part in known), bool(treatment(system))
-        adaptive = audited and (bool(known) or hides)
-        hides = hides and adaptive
-        return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hides)
+        audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
+        adaptive = audited and (bool(known) or hidden)
+        return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hidden and adaptive)
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
         if self.given is not None:

@@ -10,6 +10,12 @@ def treatment(system: System) -> dict[str, str]:
     return dict(_parts(system))
 
 
+def hides(system: System) -> bool:
+    """Whether attacks differ that do not know of its parts; what is differentiated as it comes hides nothing."""
+    parts = any(part.random or part.surrogate is not None for part in system.purifiers)
+    return parts or system.model_is_random or system.differentiable_as is not None or system.detector is not None
+
+
 def _parts(system: System) -> Iterator[tuple[str, str]]:
     for part in system.purifiers:
         ways = ["averages over its draws (EOT)"] if part.random else []

@@ -17,7 +17,7 @@ from robustbench_lite.training.standard import standard_recipe, standard_trainin
 from robustbench_lite.training.start import file_digest, fresh_copy, start_from
 
 #: raised when the loop changes in a way that could change trained weights; part of every cache key
-VERSION = 1
+VERSION = 2
 
 __all__ = [
     "VERSION",

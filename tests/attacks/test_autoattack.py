@@ -224,9 +224,9 @@ class Chosen(Climb):
 
 
 def test_seconds_come_from_all_runs_of_the_cell() -> None:
-    names = {"dataset": "d", "model": "m", "defense": "none", "threat": "Linf:0.1", "attack": "a"}
+    names = {"dataset": "d", "model": "m", "defense": "none", "threat": "Linf:0.1", "attack": "a", "key": "k"}
     rows = [("", True), ("x 3+3", True), ("x 9+9 > y 2+0", True), ("x 9+9 > y 50+0", False)]
-    records = pd.DataFrame([names | {"stages": path, "broken": broken} for path, broken in rows])
+    records = pd.DataFrame([names | {"adaptive": False, "stages": path, "broken": broken} for path, broken in rows])
     clocks = [names | {"stages": json.dumps({"0 x": 1.5, "1 y": 2.0})}, names | {"stages": json.dumps({"0 x": 0.5})}]
     table = by_stage(records, pd.DataFrame(clocks))
     assert table["stage"].tolist() == ["x", "y"]

@@ -10,6 +10,7 @@ from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.defenses.activations import listen
 from robustbench_lite.defenses.detectors import HELD_OUT, threshold_at
 from robustbench_lite.errors import UserError
+from robustbench_lite.randomness import Draws
 from robustbench_lite.results.detection import auc
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -186,6 +187,16 @@ def test_it_looks_at_what_comes_out_of_the_purifiers():
     reject = system(1 - x).reject
     assert reject is not None
     assert torch.allclose(reject, scores("softmax-threshold", x) - system.detector.threshold)  # type: ignore[union-attr]
+
+
+def test_it_is_fitted_behind_random_purifiers_as_well():
+    (defense,) = resolve_defense("mahalanobis:attacks=fgsm")
+    system = defense.defend(learned().with_noise(0.05), shop())
+    _, x, y = digits()
+    draws = Draws.for_images(0, x, y)
+    rejected = system(x, draws).accepted().logical_not()
+    assert float(rejected.float().mean()) < 0.3
+    assert defense.defend(learned().with_noise(0.05), shop()).digest == system.digest
 
 
 @pytest.mark.parametrize("text", ["safetynet", "mahalanobis", "lid"])
