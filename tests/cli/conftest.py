@@ -1,6 +1,7 @@
 """`rbl` as a user runs it (a process of its own) and as quickly as a test wants it (in this process)."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -47,9 +48,15 @@ def start(cache: Path, tmp_path: Path) -> Start:
             text=True,
             cwd=tmp_path,
             env=environment(cache, env),
+            preexec_fn=_hears_ctrl_c,
         )
 
     return begin
+
+
+def _hears_ctrl_c() -> None:
+    """What is started by a shell in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
