@@ -1,25 +1,19 @@
 """Adversarial training: learn from the adversarial examples of the model as it is now."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.attack import Attack, craft, resolve_attack
-from robustbench_lite.defenses.robust import CraftedTraining, cross_entropy
+from robustbench_lite.attack import Attack, craft, in_mode, resolve_attack
+from robustbench_lite.defenses.robust import CraftedTraining, cross_entropy, usual_attack
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
 from robustbench_lite.specs import joined
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import Batch
-
-
-def _pgd() -> Attack:
-    return resolve_attack("pgd:steps=7,step_size=1/4,restarts=1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +49,7 @@ class AdversarialTraining(CraftedTraining):
         "Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572; Madry et al. 2018, arXiv 1706.06083; "
         "Rice, Wong, Kolter 2020, arXiv 2002.11569"
     )
-    attack: Attack = field(default_factory=_pgd)
+    attack: Attack = field(default_factory=usual_attack)
     also: str | None = None
     label: Literal["true", "predicted"] = "true"
     weight: float | None = None
@@ -94,16 +88,5 @@ class AdversarialTraining(CraftedTraining):
 
 
 def _predicted(system: System, batch: Batch) -> Tensor:
-    with _evaluating(system.model), torch.no_grad():
+    with in_mode(system.model, "eval"), torch.no_grad():
         return system(batch.x, batch.draws).prediction()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

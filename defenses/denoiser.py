@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_lite.attack import Attack, craft, resolve_attack
+from robustbench_lite.attack import Attack, craft
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.defenses.autoencoders import Denoiser, Spoil, learned, noisy, restored
+from robustbench_lite.defenses.robust import usual_attack
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
 from robustbench_lite.system import Purifier, System
@@ -40,7 +41,7 @@ class DenoisingAutoencoder(Defense):
     on: Literal["noise", "attack"] = "noise"
     sigma: float = 0.1
     width: int = 16
-    attack: Attack = field(default_factory=lambda: resolve_attack("pgd:steps=7,step_size=1/4,restarts=1"))
+    attack: Attack = field(default_factory=usual_attack)
     threat: Threat | None = None
     epochs: int | None = None
     learning_rate: float = 0.005

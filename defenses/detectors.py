@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_lite.attack import Attack, craft, resolve_attack
+from robustbench_lite.attacks.options import at_least, between
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
@@ -76,10 +78,8 @@ class DetectorDefense(Defense):
     images: int = 4000
 
     def __post_init__(self) -> None:
-        if not 0 < self.fpr < 1:
-            raise UserError(f"{self.name}: fpr={self.fpr:g}; accepted: more than 0 and less than 1")
-        if self.images < 16:
-            raise UserError(f"{self.name}: images={self.images}; accepted: 16 and more")
+        between(self, "fpr", 0, 1)
+        at_least(self, "images", 16)
 
     def fit(self, bench: Bench, threat: Threat | None) -> Fitted:
         """Whatever the score needs, by name; tensors of any type."""
@@ -215,6 +215,12 @@ def _crafted(attack: Attack, bench: Bench, threat: Threat, draws: Draws, cut: sl
 def _cuts(count: int) -> Iterator[slice]:
     for begin in range(0, count, BLOCK):
         yield slice(begin, begin + BLOCK)
+
+
+def squares(one: Tensor, other: Tensor) -> Tensor:
+    """Squared distances of the rows of (n, d) and (m, d), (n, m)."""
+    products = (one**2).sum(1, keepdim=True) - 2 * one @ other.T + (other**2).sum(1)
+    return F.relu(products)
 
 
 def spread(values: Tensor) -> Tensor:

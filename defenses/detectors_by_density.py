@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.options import positive
 from robustbench_lite.defenses.activations import listen
-from robustbench_lite.defenses.detectors import Bench, DetectorDefense, Fitted
-from robustbench_lite.defenses.detectors_by_neighbours import squares, units_of
-from robustbench_lite.errors import UserError
+from robustbench_lite.defenses.detectors import Bench, DetectorDefense, Fitted, squares
+from robustbench_lite.defenses.detectors_by_neighbours import units_of
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -42,8 +42,7 @@ class KernelDensity(DetectorDefense):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bandwidth is not None and not 0 < self.bandwidth < float("inf"):
-            raise UserError(f"kde: bandwidth={self.bandwidth:g}; accepted: more than 0, or none")
+        positive(self, "bandwidth")
 
     def fit(self, bench: Bench, threat: Threat | None) -> Fitted:
         """Activations, their labels and the bandwidth."""

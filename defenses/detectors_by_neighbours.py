@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.options import at_least
 from robustbench_lite.defenses.activations import listen
-from robustbench_lite.defenses.detectors import Bench, Fitted, TaughtDetector, spread
+from robustbench_lite.defenses.detectors import Bench, Fitted, TaughtDetector, spread, squares
 from robustbench_lite.errors import UserError
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -27,8 +27,7 @@ class _Layered(TaughtDetector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layers < 1:
-            raise UserError(f"{self.name}: layers={self.layers}; accepted: 1 and more")
+        at_least(self, "layers", 1)
 
     def figures(self, model: nn.Module, fitted: Fitted) -> "Figures":
         """Images to a figure a layer."""
@@ -217,9 +216,3 @@ def units_of(bench: Bench, layers: int) -> list[Tensor]:
         return torch.cat(parts, 1)
 
     return list(bench.over(look).split(widths, 1)) if len(bench.x) else []
-
-
-def squares(one: Tensor, other: Tensor) -> Tensor:
-    """Squared distances of the rows of (n, d) and (m, d), (n, m)."""
-    products = (one**2).sum(1, keepdim=True) - 2 * one @ other.T + (other**2).sum(1)
-    return F.relu(products)

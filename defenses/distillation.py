@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import training
 from robustbench_lite.defense import Adaptivity, Workshop
-from robustbench_lite.defenses.fitting import Regularised, noted, stage, under
+from robustbench_lite.defenses.fitting import Regularised, stage, under
 from robustbench_lite.errors import UserError
 from robustbench_lite.system import System
 from robustbench_lite.training import Batch, Loss, Moment, derive
@@ -68,7 +68,7 @@ class Distillation(Regularised):
         )
         frozen = teacher.with_model(teacher.model)
         fitted = self.fit(system.model, system, self.learning(seen, frozen), second)
-        return noted(system, fitted, teacher=taught.notes()["training"]["last"])
+        return system.with_notes(fitted.notes(teacher=taught.notes()["training"]["last"]))
 
     def dress(self, system: System) -> System:
         """The adaptive adversary differentiates the logits divided by T."""

@@ -9,19 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.attack import Attack
+from robustbench_lite.attacks.options import at_least
 from robustbench_lite.defense import Workshop
-from robustbench_lite.defenses.fitting import Regularised, noted, refuse_below, stage, under
+from robustbench_lite.defenses.fitting import Regularised, stage, under
 from robustbench_lite.defenses.nuisances import KINDS, Kind, Nuisance
 from robustbench_lite.defenses.probing import evidence, tapped, width_at
+from robustbench_lite.defenses.robust import usual_attack
 from robustbench_lite.system import System
 from robustbench_lite.training import Batch, Fitted, Loss, Moment, derive, seeded
 
 _QUICKER = 10.0
-
-
-def _pgd() -> Attack:
-    return resolve_attack("pgd:steps=7,step_size=1/4,restarts=1")
 
 
 class _Reversed(torch.autograd.Function):
@@ -97,13 +95,13 @@ class DomainAdversarial(Regularised):
     layer: str | None = None
     weight: float = 1.0
     hidden: int = 64
-    attack: Attack = field(default_factory=_pgd)
+    attack: Attack = field(default_factory=usual_attack)
     compare: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_below(self, 0, "weight")
-        refuse_below(self, 1, "hidden")
+        at_least(self, "weight", 0)
+        at_least(self, "hidden", 1)
 
     def defend(self, system: System, workshop: Workshop) -> System:
         """Train `system.model` in place, and probe it.
@@ -123,7 +121,7 @@ class DomainAdversarial(Regularised):
             replace(self, weight=0, early_stopping=False)._trained(other, nuisance, shop)
             told["without"] = evidence(other, self.layer, nuisance, workshop)
         chance = 1 / nuisance.count
-        return noted(system, fitted, evidence={"nuisance": self.nuisance, "chance": chance, **told})
+        return system.with_notes(fitted.notes(evidence={"nuisance": self.nuisance, "chance": chance, **told}))
 
     def inner(self) -> tuple[Attack, ...]:
         """What nuisance=attack crafts with."""

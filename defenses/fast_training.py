@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import training
 from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.attacks.options import at_least, positive
 from robustbench_lite.defense import Workshop
 from robustbench_lite.defenses.inner import WideStep
 from robustbench_lite.defenses.robust import CraftedTraining, Play, RobustTraining, cross_entropy, scores
@@ -52,10 +53,8 @@ class FastAT(CraftedTraining):
         super().__post_init__()
         if self.start not in ("uniform", "zero", "wide"):
             raise UserError(f"{self.name}: start={self.start}; accepted: uniform, zero, wide")
-        if self.step_size is not None and not 0 < self.step_size < float("inf"):
-            raise UserError(f"{self.name}: step_size={self.step_size:g}; accepted: more than 0, or none")
-        if not 0 <= self.gradalign < float("inf"):
-            raise UserError(f"{self.name}: gradalign={self.gradalign:g}; accepted: 0 and more")
+        positive(self, "step_size")
+        at_least(self, "gradalign", 0)
 
     def inner(self) -> tuple[Attack, ...]:
         """The single step."""
@@ -112,10 +111,8 @@ class FreeAT(RobustTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.replays < 1:
-            raise UserError(f"{self.name}: replays={self.replays}; accepted: 1 and more")
-        if not 0 < self.step_size < float("inf"):
-            raise UserError(f"{self.name}: step_size={self.step_size:g}; accepted: more than 0")
+        at_least(self, "replays", 1)
+        positive(self, "step_size")
 
     def inner(self) -> tuple[Attack, ...]:
         """The step that a perturbation takes; it stands for the norms that can be trained against."""

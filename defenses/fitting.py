@@ -1,16 +1,15 @@
 """What the trainings of this folder share that craft nothing, or need no threat: one loss to write, the rest is the loop."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
 from robustbench_lite import training
-from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.attack import Attack
 from robustbench_lite.defense import Defense, Workshop
-from robustbench_lite.defenses.robust import TrainsAgainst
-from robustbench_lite.errors import UserError
+from robustbench_lite.defenses.robust import TrainsAgainst, usual_attack
 from robustbench_lite.system import System
 from robustbench_lite.training import Fitted, Loss, Progress
 
@@ -33,7 +32,7 @@ class Regularised(TrainsAgainst):
 
     def inner(self) -> tuple[Attack, ...]:
         """What early stopping falls back on where PGD does not know the norm."""
-        return (resolve_attack("pgd:steps=7,step_size=1/4,restarts=1"),)
+        return (usual_attack(),)
 
     def aimed(self) -> bool:
         """Whether the training looks at a threat at all."""
@@ -55,7 +54,7 @@ class Regularised(TrainsAgainst):
         """
         # What is rejected is learned from as well.
         fitted = self.fit(system.model, system, self.loss(system.without_detector(), workshop), workshop)
-        return noted(system, fitted)
+        return system.with_notes(fitted.notes())
 
     def fit(self, network: nn.Module, system: System, loss: Loss, workshop: Workshop) -> Fitted:
         """Train the network, which is the system's model or holds it."""
@@ -80,23 +79,6 @@ class Regularised(TrainsAgainst):
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """What decides the weights besides data, architecture and seed, with everything resolved."""
         return super().recipe(workshop) if self.aimed() else Defense.recipe(self, workshop)
-
-
-def refuse_below(defense: Defense, least: float, *names: str) -> None:
-    """Refuse options that are not finite, or smaller than `least`.
-
-    Raises:
-        UserError: naming the first of them.
-    """
-    for name in names:
-        value = getattr(defense, name)
-        if not least <= value < float("inf"):
-            raise UserError(f"{defense.name}: {name}={value:g}; accepted: {least:g} and more")
-
-
-def noted(system: System, fitted: Fitted, **more: Any) -> System:
-    """The trained system, with what is to be told of its training."""
-    return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes(**more)})
 
 
 def under(folder: Path | None, name: str) -> Path | None:

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attack import Attack, resolve_attack
+from robustbench_lite.attack import Attack
+from robustbench_lite.attacks.options import at_least
 from robustbench_lite.defense import Workshop
-from robustbench_lite.defenses.fitting import Regularised, refuse_below
-from robustbench_lite.defenses.robust import CraftedTraining, scores
+from robustbench_lite.defenses.fitting import Regularised
+from robustbench_lite.defenses.robust import CraftedTraining, scores, usual_attack
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import Batch, Loss, Moment
@@ -18,10 +19,6 @@ from robustbench_lite.training import Batch, Loss, Moment
 SOURCE = "Kannan, Kurakin, Goodfellow 2018, arXiv 1803.06373; broken: Engstrom et al. 2018, arXiv 1807.10272"
 Norm = Literal["squared", "plain"]
 Classes = Literal["sum", "mean"]
-
-
-def _pgd() -> Attack:
-    return resolve_attack("pgd:steps=7,step_size=1/4,restarts=1")
 
 
 def size(gap: Tensor, norm: Norm, classes: Classes) -> Tensor:
@@ -80,11 +77,11 @@ class AdversarialLogitPairing(Pairing, CraftedTraining):
     name: ClassVar[str] = "alp"
     source: ClassVar[str] = SOURCE
     form: Literal["mixed", "plain"] = "mixed"
-    attack: Attack = field(default_factory=_pgd)
+    attack: Attack = field(default_factory=usual_attack)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_below(self, 0, "weight")
+        at_least(self, "weight", 0)
 
     def inner(self) -> tuple[Attack, ...]:
         """The attack."""
@@ -115,7 +112,8 @@ class NoisyLogits(Pairing, Regularised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_below(self, 0, "weight", "noise")
+        at_least(self, "weight", 0)
+        at_least(self, "noise", 0)
 
     def loss(self, system: System, workshop: Workshop) -> Loss:
         """Cross-entropy of noisy images and the penalty on their logits."""

@@ -1,15 +1,14 @@
 """MART: adversarial training that cares more for what is misclassified already."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_lite.attack import Attack
-from robustbench_lite.defenses.inner import Nearby, kl
-from robustbench_lite.defenses.robust import CraftedTraining, scores
-from robustbench_lite.errors import UserError
+from robustbench_lite.defenses.inner import kl
+from robustbench_lite.defenses.robust import scores
+from robustbench_lite.defenses.trades import Diverging
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import Batch
@@ -19,7 +18,7 @@ _ABOVE, _TINY = 1.0001, 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mart(CraftedTraining):
+class Mart(Diverging):
     """Minimise BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x)) (Wang et al. 2020, eq. 11).
 
     BCE is -ln p_y - ln(1 - max_{k != y} p_k): it also pushes the runner-up down. Clean images of little confidence weigh
@@ -40,20 +39,8 @@ class Mart(CraftedTraining):
     source: ClassVar[str] = (
         "Wang et al. 2020, Improving adversarial robustness requires revisiting misclassified examples, ICLR"
     )
-    awp_after: ClassVar[float] = 0.1
+    climbed: ClassVar[Literal["kl", "ce"]] = "ce"
     beta: float = 5.0
-    steps: int = 10
-    step_size: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta < float("inf"):
-            raise UserError(f"{self.name}: beta={self.beta:g}; accepted: 0 and more")
-        self.inner()  # refuses steps out of range
-
-    def inner(self) -> tuple[Attack, ...]:
-        """Ascent of the cross-entropy."""
-        return (Nearby(objective="ce", steps=self.steps, step_size=self.step_size),)
 
     def descended(self, system: System, batch: Batch, adv: Tensor, threat: Threat) -> Tensor:
         """The boosted cross-entropy, and beta times the weighted divergence."""

@@ -133,7 +133,7 @@ class RobustTraining(TrainsAgainst):
         told = {"threat": str(threat), "attack": "+".join(map(str, self.inner()))}
         if self.early_stopping:
             told |= label_leaking(seen, threat, workshop, recipe)
-        return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes(**told)})
+        return system.with_notes(fitted.notes(**told))
 
     def play(self, system: System, threat: Threat, ramp: float, recipe: Recipe) -> "Play":
         """What the training loop calls."""
@@ -255,6 +255,11 @@ class Perturbing(Crafting):
         with awp.moved(model, {name: (defense.awp or 0.0) * move for name, move in uphill.items()}):
             yield
         self.left = None
+
+
+def usual_attack() -> Attack:
+    """What trainings craft with unless they are told otherwise: PGD with 7 steps of eps / 4."""
+    return resolve_attack("pgd:steps=7,step_size=1/4,restarts=1")
 
 
 def cross_entropy(system: System, x: Tensor, batch: Batch) -> Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.options import at_least, positive
 from robustbench_lite.defenses.activations import listen, together
-from robustbench_lite.defenses.detectors import Bench, Fitted, TaughtDetector
-from robustbench_lite.errors import UserError
+from robustbench_lite.defenses.detectors import Bench, Fitted, TaughtDetector, squares
 from robustbench_lite.system import System, straight_through
 from robustbench_lite.threat import Threat
 
@@ -51,10 +51,8 @@ class SafetyNet(TaughtDetector):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option, least in (("layers", 1), ("levels", 2), ("examples", 2)):
-            if getattr(self, option) < least:
-                raise UserError(f"safetynet: {option}={getattr(self, option)}; accepted: {least} and more")
-        if not 0 < self.slope < float("inf"):
-            raise UserError(f"safetynet: slope={self.slope:g}; accepted: more than 0")
+            at_least(self, option, least)
+        positive(self, "slope")
 
     def fit(self, bench: Bench, threat: Threat | None) -> Fitted:
         """Thresholds of the codes, then the machine."""
@@ -118,8 +116,7 @@ class Machine(nn.Module):
         The gradient is that of ln P - ln N, where P and N are the sums of the positive and of the negative terms: it leads
         to the same side, and does not vanish however narrow the kernel is.
         """
-        squares = (codes**2).sum(1, keepdim=True) - 2 * codes @ self.vectors.T + (self.vectors**2).sum(1)
-        powers = -self.gamma * squares.clamp(min=0)
+        powers = -self.gamma * squares(codes, self.vectors)
         value = powers.exp() @ self.weights + self.shift
         return straight_through(value.detach(), self._side(powers, 1.0) - self._side(powers, -1.0))
 

@@ -81,7 +81,7 @@ class RandomizedSmoothing(TrainingOptions, Defense):
             validate=_validation(noisy, workshop.seed) if self.early_stopping else None,
             scratch=workshop.scratch,
         )
-        return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes()})
+        return system.with_notes(fitted.notes())
 
     def dress(self, system: System) -> System:
         """The noise in front of the weights."""

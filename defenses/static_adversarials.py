@@ -95,7 +95,7 @@ class StaticAdversarials(TrainsAgainst):
             "broke_when_made": 1 - right_on_added(frozen, data, len(added)),
             "right_on_added": right_on_added(seen, data, len(added)),
         }
-        return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes(**told)})
+        return system.with_notes(fitted.notes(**told))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +141,10 @@ def adversarial_copies(system: System, attack: Attack, threat: Threat, data: Dat
     return np.concatenate(parts)
 
 
-@torch.no_grad()
 def right_on_added(system: System, data: Dataset, count: int) -> float:
     """The share of the last `count` images of the data that the system is right on."""
     rows = np.arange(len(data) - count, len(data))
-    right = 0
-    for x, y in _batches(data, rows, system.device):
-        draws = Draws.for_images(0, x, y).to(system.device)
-        right += int((system(x, draws).prediction() == y).sum())
-    return right / count
+    return training.clean_validation(system, 0)(system.model, data, rows).clean
 
 
 def _batches(data: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,22 +1,47 @@
 """TRADES: the clean loss, and how far the answer can be moved."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_lite.attack import Attack
+from robustbench_lite.attacks.options import at_least
 from robustbench_lite.defenses.inner import Nearby, kl
 from robustbench_lite.defenses.robust import CraftedTraining, scores
-from robustbench_lite.errors import UserError
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(CraftedTraining):
+class Diverging(CraftedTraining):
+    """A loss on clean images and on neighbours whose answers differ most, by `climbed`; the divergence weighs beta.
+
+    Args:
+        beta: weight of the divergence. steps, step_size: of the inner attack, as fractions of eps.
+    """
+
+    awp_after: ClassVar[float] = 0.1
+    #: what the inner attack climbs
+    climbed: ClassVar[Literal["kl", "ce"]]
+    beta: float = 6.0
+    steps: int = 10
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, "beta", 0)
+        self.inner()  # refuses steps out of range
+
+    def inner(self) -> tuple[Attack, ...]:
+        """Equal steps from beside the clean image."""
+        return (Nearby(objective=self.climbed, steps=self.steps, step_size=self.step_size),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trades(Diverging):
     """Minimise J(f(x), y) + beta KL(p(x) || p(x')), where x' makes that divergence large (Zhang et al. 2019, eq. 5).
 
     The inner maximisation climbs the divergence itself, which looks at no label, from x + 0.001 N(0, 1): at x its
@@ -37,20 +62,7 @@ class Trades(CraftedTraining):
 
     name: ClassVar[str] = "trades"
     source: ClassVar[str] = "Zhang et al. 2019, Theoretically principled trade-off, arXiv 1901.08573, alg. 1"
-    awp_after: ClassVar[float] = 0.1
-    beta: float = 6.0
-    steps: int = 10
-    step_size: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta < float("inf"):
-            raise UserError(f"{self.name}: beta={self.beta:g}; accepted: 0 and more")
-        self.inner()  # refuses steps out of range
-
-    def inner(self) -> tuple[Attack, ...]:
-        """Ascent of the divergence."""
-        return (Nearby(objective="kl", steps=self.steps, step_size=self.step_size),)
+    climbed: ClassVar[Literal["kl", "ce"]] = "kl"
 
     def descended(self, system: System, batch: Batch, adv: Tensor, threat: Threat) -> Tensor:
         """The clean loss, and beta times the divergence."""

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.options import at_least
 from robustbench_lite.defense import Workshop
-from robustbench_lite.defenses.fitting import Regularised, refuse_below
+from robustbench_lite.defenses.fitting import Regularised
 from robustbench_lite.errors import UserError
 from robustbench_lite.rows import along
 from robustbench_lite.system import System
@@ -72,8 +73,8 @@ class VirtualAdversarial(Regularised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_below(self, 0, "eps", "alpha", "entropy")
-        refuse_below(self, 1, "rounds")
+        for option, least in (("eps", 0), ("alpha", 0), ("entropy", 0), ("rounds", 1)):
+            at_least(self, option, least)
         if not 0 < self.probe < float("inf"):
             raise UserError(f"virtual-adversarial: probe={self.probe:g}; accepted: a number above 0, such as 1e-3")
         if not 0 <= self.unlabelled <= 1:

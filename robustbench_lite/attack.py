@@ -38,6 +38,7 @@ __all__ = [
     "Setup",
     "State",
     "craft",
+    "in_mode",
     "resolve_attack",
 ]
 
@@ -367,7 +368,7 @@ def craft(
     lanes = attack.lanes(system.num_classes)
     stop_early = stop_early and threat.eps is not None
     watch = (stop_early or lanes > 1 or threat.eps is None) and not attack.submits_last
-    with _mode(system.model, mode):
+    with in_mode(system.model, mode):
         flight = _Flight(attack=attack, system=system, threat=threat, watch=watch, stop_early=stop_early)
         flight = replace(flight, block=block, eot=attack.eot if eot is None else eot)
         best = flight.run(x, goal, draws)
@@ -475,7 +476,7 @@ class _Live(nn.Module):
 
 
 @contextmanager
-def _mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
+def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
     """Put the model into a mode with frozen parameters, and back afterwards, module by module."""
     live = model.live if isinstance(model, _Live) else model
     modes = {part: part.training for part in live.modules()}

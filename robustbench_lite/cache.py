@@ -78,9 +78,7 @@ def writable(folder: Path) -> None:
         UserError: it cannot.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _try(folder)
 
 
 def content_key(facts: Mapping[str, Any]) -> str:
@@ -192,13 +190,19 @@ def _keep(path: Path, model: "nn.Module", card: Card) -> None:
 def _writable(folder: Path) -> bool:
     """Whether a file can be written there; says so where it cannot. Asked before the training, not after it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
+        _try(folder)
+        return True
     except OSError as error:
         told = f"the cache {str(folder)!r} cannot be written ({error}); what is trained is not kept"
         warnings.warn(told, stacklevel=3)
         return False
+
+
+def _try(folder: Path) -> None:
+    """Write a file there and delete it; an OSError where that cannot be done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _sync(path: Path) -> None:

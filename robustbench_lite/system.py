@@ -4,7 +4,7 @@ Normalisation, resizing, purification, rejection and randomness all live inside 
 always. A system never changes: parts are added by making a new one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -141,6 +141,10 @@ class System:
     def with_model(self, model: nn.Module) -> "System":
         """The same parts around another network."""
         return replace(self, model=model)
+
+    def with_notes(self, told: Mapping[str, Any]) -> "System":
+        """The same system, which tells this of itself as well."""
+        return replace(self, notes={**self.notes, **told})
 
     def with_purifier(
         self, apply: Callable[..., Tensor], *, surrogate: Callable[[Tensor], Tensor] | None = None, name: str

@@ -95,7 +95,7 @@ def _trained(
         ready = made[0]
     else:
         told = {name: card[name] for name in ("recipe", "training")}
-        ready = replace(system.with_model(system.model), notes={**system.notes, **told})
+        ready = system.with_notes(told)
     return ready if trainer is None else trainer.dress(ready)
 
 

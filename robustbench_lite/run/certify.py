@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import atomic_write, content_key, writing
+from robustbench_lite.cache import atomic_write, content_key, writable, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
@@ -159,8 +159,7 @@ def certify(
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     folder = None if out is None else Path(out)
     if folder is not None:
-        with writing(folder):  # refused before the training rather than after it
-            folder.mkdir(parents=True, exist_ok=True)
+        writable(folder)
     given = None if isinstance(model, str) else model
     with one_system(plan, data, given, reporter.training) as system:
         system = system if sigma is None else system.with_noise(sigma)

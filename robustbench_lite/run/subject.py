@@ -54,10 +54,9 @@ class Subject:
 
     @property
     def plain(self) -> "Subject":
-        """As an adversary sees it who does not know the defense: no detector, no surrogate, no logits beside the answer."""
-        seen = {"detector": None, "differentiable_as": None}
-        reduced = None if self.reduced is None else replace(self.reduced, **seen)  # type: ignore[arg-type]
-        system, fast = (replace(one, **seen) for one in (self.system, self.fast))  # type: ignore[arg-type]
+        """As an adversary sees it who does not know the defense: no detector, and gradients as they come."""
+        reduced = None if self.reduced is None else self.reduced.without_detector()
+        system, fast = self.system.without_detector(), self.fast.without_detector()
         return replace(self, system=system, fast=fast, reduced=reduced, adaptive=False, hides=False)
 
     @property

@@ -1,7 +1,6 @@
 """`train`: from a model, a dataset and a defense to a checkpoint with its card."""
 
 import platform
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from robustbench_lite import __version__, training, zoo
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import resolve_attack
-from robustbench_lite.cache import Card, atomic_write, writing
+from robustbench_lite.cache import Card, atomic_write, writable, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Defense, Workshop, resolve_defense
 from robustbench_lite.errors import UserError
@@ -172,10 +171,8 @@ def _target(path: Path) -> Path:
     """The file to write, refused before the training rather than after it."""
     if path.suffix != ".safetensors":
         raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            return path
+    writable(path.parent)
+    return path
 
 
 def _write_history(target: Path, card: Card) -> None:

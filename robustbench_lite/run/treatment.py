@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from robustbench_lite.system import System
 
+_AS_IT_IS = "differentiates it"
+
 
 def treatment(system: System) -> dict[str, str]:
     """Part -> what an adaptive attack does about it; empty for a bare network."""
@@ -12,14 +14,13 @@ def treatment(system: System) -> dict[str, str]:
 
 def hides(system: System) -> bool:
     """Whether attacks differ that do not know of its parts; what is differentiated as it comes hides nothing."""
-    parts = any(part.random or part.surrogate is not None for part in system.purifiers)
-    return parts or system.model_is_random or system.differentiable_as is not None or system.detector is not None
+    return any(way != _AS_IT_IS for way in treatment(system).values())
 
 
 def _parts(system: System) -> Iterator[tuple[str, str]]:
     for part in system.purifiers:
         ways = ["averages over its draws (EOT)"] if part.random else []
-        ways.append("goes backwards through a stand-in (BPDA)" if part.surrogate is not None else "differentiates it")
+        ways.append("goes backwards through a stand-in (BPDA)" if part.surrogate is not None else _AS_IT_IS)
         yield part.name, ", ".join(ways)
     if system.model_is_random:
         yield "the network's own randomness", "averages over its draws (EOT)"

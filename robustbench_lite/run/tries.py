@@ -13,8 +13,9 @@ from robustbench_lite.run.verdict import RANDOM_DRAWS, Sitting
 from robustbench_lite.threat import Threat
 
 EOT_DRAWS, CAMERA_DRAWS = 10, 100
-#: the last option, after a colon where there is no other: `pgd:eot=20`, `pgd:steps=40,eot=20`
+#: with other options behind it, where it may not stand
 _EARLY = re.compile(r"[:,]eot=\d+,[^()]*$")
+#: the last option, after a colon where there is no other: `pgd:eot=20`, `pgd:steps=40,eot=20`
 _WRITTEN = re.compile(r"(?P<attack>[^:]+(?=:eot=)|[^:]+:.+(?=,eot=))[:,]eot=(?P<draws>\d+)")
 
 
@@ -61,11 +62,12 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
     random by itself an attack averages where that is asked for, and where randomness is what the defense hides.
     """
     behind = subject.bare is not None
-    if subject.hides and not behind and plan.adaptive != "yes":
+    hidden = subject.hides and not behind
+    if hidden and plan.adaptive != "yes":
         for text, attack in attacks.items():
             if draws_of(text) is None:
                 yield Try(text=text, attack=attack, plain=True)
-    if subject.hides and not behind and plan.adaptive == "no":
+    if hidden and plan.adaptive == "no":
         return
     usual = EOT_DRAWS if plan.eot is None and (behind or subject.hides) else plan.eot or 0
     for text, attack in attacks.items():

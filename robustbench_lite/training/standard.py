@@ -44,4 +44,4 @@ def standard_training(system: System, workshop: Workshop, recipe: Recipe | None 
         progress=workshop.progress,
         scratch=workshop.scratch,
     )
-    return replace(system.with_model(system.model), notes={**system.notes, **fitted.notes()})
+    return system.with_notes(fitted.notes())
