@@ -59,7 +59,7 @@ def evaluate(
         option(
             "N|first:N|all",
             "Which test images: a class-balanced random subset, the first ones, or all."
-            " [default: all of digits, npz and folder; 1000 of the others]",
+            " [default: 300 of digits, all of npz and folder, 1000 of the others]",
         ),
     ] = None,
     slice_seed: Annotated[int | None, option("N", "Draws the random subset.", default=_PLAN.slice_seed)] = None,
@@ -117,6 +117,13 @@ def evaluate(
     ablate: Annotated[
         bool | None, option(None, "Also chains of defenses without each part.", "--ablate/--no-ablate", default="no")
     ] = None,
+    jobs: Annotated[
+        str,
+        option(
+            "auto|N",
+            "Processes that share the cells. [default: one a core for tiny images on a CPU and a long plan, else 1]",
+        ),
+    ] = "auto",
     out: Annotated[Path | None, option("DIR", "Where results go.", default="rbl-runs/<digest of the plan>")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute everything again, also what is in DIR already.")
@@ -157,8 +164,9 @@ def evaluate(
         }
     )
     if batch_size is not None:
-        plan = replace(plan, batch_size=_batch_size(batch_size))
-    result = _run(plan, out or Path("rbl-runs") / plan.digest, fresh=fresh, quiet=quiet)
+        plan = replace(plan, batch_size=_count("batch_size", batch_size))
+    many = _count("jobs", jobs)
+    result = _run(plan, out or Path("rbl-runs") / plan.digest, fresh=fresh, quiet=quiet, jobs=many)
     if not quiet:
         _show(result, form)
     if result.failed:
@@ -166,22 +174,23 @@ def evaluate(
         raise typer.Exit(CELL_FAILED)
 
 
-def _batch_size(text: str) -> int | None:
+def _count(name: str, text: str) -> int | None:
+    """A number from 1, or None for `auto`."""
     if text.lower() == "auto":
         return None
-    if not text.isdecimal():
-        raise UserError(f"batch_size={text}; accepted: auto, or 1 and more")
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{name}={text}; accepted: auto, or 1 and more")
     return int(text)
 
 
-def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool) -> "Result":
+def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool, jobs: int | None) -> "Result":
     twice = 2 if plan.physical is not None and plan.eot != 0 else 1  # an attack by labels runs once, and counts less
     cells = len(plan.models) * len(plan.chains) * len(plan.threats) * len(plan.attacks) * twice
     try:
         with Bars(cells=cells, quiet=quiet) as bars:
             from robustbench_lite.run.evaluate import run
 
-            return run(plan, out=out, reporter=bars, fresh=fresh)
+            return run(plan, out=out, reporter=bars, fresh=fresh, jobs=jobs)
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
         complain(f"stopped by Ctrl-C; what was computed is kept in {out}, and {again} goes on from there")
@@ -189,12 +198,8 @@ def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool) -> "Result":
 
 
 def _show(result: "Result", form: str) -> None:
-    from robustbench_lite.results.compare import compare_rows
-    from robustbench_lite.run.evaluate import expected_of
-
     aside = form != "table"  # then stdout is for the table alone
-    comparisons = compare_rows(result.records, expected=expected_of(result.timings))
-    show_results(result.table, comparisons, form, stages=result.stages)
+    show_results(result.table, result.comparisons, form, stages=result.stages)
     show_claims(result.claims, result.environment, stderr=aside)
     show_detection(result.records, stderr=aside)
     show_physical(result.physical, stderr=aside)

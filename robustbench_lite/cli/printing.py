@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 FORMATS = ("table", "csv", "json", "markdown")
+_FEW = 2  # cascades whose components are shown unasked
 WIDTH = 100  # of a table that goes into a file or a pipe
 
 
@@ -61,10 +62,11 @@ def show_results(
 ) -> None:
     """The results to stdout: csv and json are the whole summary, table and markdown compare the systems."""
     from robustbench_lite.results import tables
+    from robustbench_lite.results.fates import CELL
 
     if form == "table":
         show(tables.comparative(summary, comparisons, width=console().width))
-        if len(stages):
+        if len(stages) and (details or stages.groupby(list(CELL)).ngroups <= _FEW):
             show(tables.components(stages))
         if details:
             show(tables.details(summary))

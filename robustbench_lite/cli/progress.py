@@ -73,6 +73,14 @@ class Bars:
         if done >= total:
             self._end_training()
 
+    def together(self, done: int, total: int, text: str) -> None:
+        """Other processes have done so many of all tasks, and are at these."""
+        if self._bars is None or self._now is None:
+            return
+        if not done or done >= total:
+            self._replace("sharing the work", total if done < total else None)
+        self._bars.update(self._now, completed=done, description=text or "collecting")
+
     def note(self, text: str) -> None:
         """Something to know that stays on the screen."""
         if self._quiet:

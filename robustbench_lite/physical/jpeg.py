@@ -29,10 +29,13 @@ _FINE, _KEPT = 13, 2
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """x (n, 1 or 3, h, w) in [0, 1] as it comes back from a file of this quality (n,), 1 to 100; on 256 levels."""
+    """x (n, c, h, w) in [0, 1] as it comes back from a file of this quality (n,), 1 to 100; on 256 levels.
+
+    Three channels are a colour; any other number of them are so many grey images.
+    """
     with torch.no_grad():
         shown = (x.detach().double() * 255).round()
-        back = _grey(shown, quality) if x.shape[1] == 1 else _coloured(shown, quality)
+        back = _coloured(shown, quality) if x.shape[1] == 3 else _grey(shown, quality)
         hard = (back.float() / 255).to(x.dtype)
     return straight_through(hard, x)
 

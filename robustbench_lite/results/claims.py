@@ -14,6 +14,8 @@ from robustbench_lite.results.fates import SYSTEM, Expected, Trial, trials, wors
 from robustbench_lite.results.grid import percent
 from robustbench_lite.results.statistics import claimed_minus_actual, clopper_pearson, mcnemar
 
+#: what an attack that averages over draws is called besides
+_AVERAGED = r"[:,]eot=\d+$"
 NOTES = (
     "Claimed: the worst case over plain attacks, by who does not know the defense; where it rejects, their best point is"
     " judged once. Actual: over all attacks. =: nothing is hidden, so plain attacks know the defense.",
@@ -44,10 +46,11 @@ def claims(records: pd.DataFrame, *, expected: Expected | None = None) -> pd.Dat
 
 
 def known(records: pd.DataFrame) -> pd.DataFrame:
-    """The records without those of plain attacks on systems that were attacked adaptively as well."""
+    """The records without those of plain attacks that ran adaptively as well; an attack may be the same for all."""
     if not len(records):
         return records
-    both = records.groupby(list(SYSTEM), sort=False)["adaptive"].transform("any")
+    base = records["attack"].str.replace(_AVERAGED, "", regex=True)
+    both = records.groupby([*(records[name] for name in SYSTEM), base], sort=False)["adaptive"].transform("any")
     return records[records["adaptive"].astype(bool) | ~both.astype(bool)]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from robustbench_lite.results.compare import lines
 from robustbench_lite.results.metrics import WORST_CASE
-from robustbench_lite.results.sources import source_line
+from robustbench_lite.results.sources import source_lines
 from robustbench_lite.results.thresholds import THRESHOLDS
 
 INTERVALS = "Intervals are 95% Clopper-Pearson over test images only (not over training seeds)."
@@ -155,8 +155,8 @@ def _counts(part: pd.DataFrame) -> Iterator[str]:
         yield "! some samples have no verdict (a crash or an unfinished run): not a robust accuracy, only its bounds."
     for _, row in part[part["failure"] != ""].iterrows():
         yield f"! {row['attack']} on {row['model']}, {row['defense']}: {row['failure']}"
-    for _, row in part[part["source_agreement"].notna()].iterrows():
-        yield source_line(row)
+    for _, rows in part[part["source_agreement"].notna()].groupby("attack", sort=False):
+        yield from source_lines(rows)
     for attack, rows in part[(part["left_out"] > 0) & (part["attack"] != WORST_CASE)].groupby("attack", sort=False):
         yield f"{attack}: {_span(rows['left_out'])} left out, whose label is the target."
     for attack, rows in part[(part["invalid"] > 0) & (part["attack"] != WORST_CASE)].groupby("attack", sort=False):

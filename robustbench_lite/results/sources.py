@@ -1,12 +1,15 @@
 """Of an attack that crafts on another system, its source: how good that is, and how well the examples transfer."""
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
 from robustbench_lite.results.statistics import clopper_pearson
 
 SOURCE = ("source_acc", "source_agreement", "source_success", "transfer", "transfer_low", "transfer_high")
+#: rows of an attack that have a line each
+_FEW = 3
 
 
 def source_figures(rows: pd.DataFrame, attacked: pd.DataFrame) -> dict[str, float]:
@@ -33,15 +36,32 @@ def source_figures(rows: pd.DataFrame, attacked: pd.DataFrame) -> dict[str, floa
     }
 
 
-def source_line(row: pd.Series) -> str:
-    """The figures of a summary row in words."""
-    said = (
-        f"agrees with the system on {_percent(row['source_agreement'])} and is right on {_percent(row['source_acc'])}"
+def source_lines(rows: pd.DataFrame) -> Iterator[str]:
+    """The figures of one attack in words: each system's, or their range where that would fill the screen."""
+    if len(rows) <= _FEW:
+        yield from (
+            _line(f"{row['attack']} on {row['model']}, {row['defense']}", row.to_frame().T)
+            for _, row in rows.iterrows()
+        )
+    else:
+        yield _line(f"{rows['attack'].iloc[0]}, all {len(rows)} rows", rows)
+
+
+def _line(who: str, rows: pd.DataFrame) -> str:
+    said = f"agrees with the system on {_range(rows['source_agreement'])} and is right on {_range(rows['source_acc'])}"
+    bounds = f" [{_percent(rows['transfer_low'].iloc[0])}, {_percent(rows['transfer_high'].iloc[0])}]" * (
+        len(rows) == 1
     )
-    bounds = f"[{_percent(row['transfer_low'])}, {_percent(row['transfer_high'])}]"
-    reached = f"{_percent(row['source_success'])} break it and {_percent(row['transfer'])} {bounds} transfer"
-    bought = f"; {row['setup_queries']:.0f} queries to learn it" if row["setup_queries"] > 0 else ""
-    return f"{row['attack']} on {row['model']}, {row['defense']}: its source {said}; of what both get right {reached}{bought}."
+    reached = f"{_range(rows['source_success'])} break it and {_range(rows['transfer'])}{bounds} transfer"
+    queries = float(rows["setup_queries"].max())
+    bought = f"; {queries:.0f} queries to learn it" if queries > 0 else ""
+    return f"{who}: its source {said}; of what both get right {reached}{bought}."
+
+
+def _range(values: pd.Series) -> str:
+    """`90.3 %`, or `90.3 to 96.0 %`."""
+    low, high = _percent(values.min()), _percent(values.max())
+    return high if low == high else f"{low.removesuffix(' %')} to {high}"
 
 
 def _asked(rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,10 +22,10 @@ from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.certificates import COUNTS, certificates, certified_accuracy, summary
-from robustbench_lite.run.evaluate import Reporter, Silent
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.subject import fits
 from robustbench_lite.system import System

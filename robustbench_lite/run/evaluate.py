@@ -1,67 +1,43 @@
 """`evaluate`: the way through, from a plan or from a model and tensors to a table."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite import data as datasets
-from robustbench_lite.attack import Attack, needs_of, prepares, resolve_attack
+from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
-from robustbench_lite.networks import bound
-from robustbench_lite.physical import Camera, resolve_camera
+from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
 from robustbench_lite.results.claims import claims, known
+from robustbench_lite.results.compare import compare_rows
 from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.stages import by_stage
-from robustbench_lite.run.cell import Cell, Ran, run_cell
-from robustbench_lite.run.devices import find_device
-from robustbench_lite.run.exact import steady_threads
+from robustbench_lite.run.cell import Cell, Ran
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
-from robustbench_lite.run.records import Records
-from robustbench_lite.run.subject import Subject, behind, prepare
-from robustbench_lite.run.systems import Builder, Built, borrowed
-from robustbench_lite.run.tries import check as check_tries
-from robustbench_lite.run.tries import sitting_of, tries, without_eot
+from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.setting import Setting
+from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.trial import clock_of, smaller, trial
+from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
-from robustbench_lite.training import threads_for
 
 TIMINGS = (
     *("dataset", "model", "defense", "threat", "attack", "needs", "key", "expected", "seconds", "setup_seconds"),
     *("setup_queries", "batch_size", "floor", "failed", "stages"),
 )
-
-
-class Reporter(Protocol):
-    """Who is told how the run goes; the command line draws bars, a library call is silent."""
-
-    def begin(self, text: str, total: int) -> None: ...
-    def advance(self, done: int, broken: int) -> None: ...
-    def training(self, done: int, total: int, text: str) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def begin(self, text: str, total: int) -> None: ...
-    def advance(self, done: int, broken: int) -> None: ...
-    def training(self, done: int, total: int, text: str) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -91,6 +67,11 @@ class Result:
     def table(self) -> pd.DataFrame:
         """The summary: one row an attack, and the worst case over them, per system and threat."""
         return summarise(self.records, self.timings, self.diagnostics, expected=expected_of(self.timings))
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """Every two defenses of a model, paired by image; see `results.compare`."""
+        return compare_rows(self.records, expected=expected_of(self.timings))
 
     @property
     def claims(self) -> pd.DataFrame:
@@ -163,69 +144,31 @@ def run(
     out: str | Path | None = None,
     reporter: Reporter | None = None,
     fresh: bool = False,
+    jobs: int | None = 1,
 ) -> Result:
-    """Run a plan; `evaluate` is the friendly front of this."""
+    """Run a plan; `evaluate` is the friendly front of this.
+
+    Args:
+        jobs: with more than one, so many other processes share its cells; None: as many as are of use. It takes a folder,
+            and a plan that says it all: no module, tensors or attack objects. No number depends on it.
+    """
     from robustbench_lite.run.output import Output
 
     reporter = reporter or Silent()
-    threats = {text: Threat.parse(text) for text in plan.threats}
-    camera = None if plan.physical is None else resolve_camera(plan.physical)
-    chosen = {text: (attacks or {}).get(text) or resolve_attack(without_eot(text)) for text in plan.attacks}
-    for text in plan.defenses:
-        resolve_defense(text)
-    device = find_device(plan.device)
-    root = None if plan.data_root is None else Path(plan.data_root)
-    if data is None:
-        data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
-    indices = datasets.choose(data, plan.samples, plan.slice_seed)
-    _check(chosen, threats, data, targets)
-    check_tries(plan, chosen, threats)
-    _check_camera(camera, threats)
-    if any(prepares(attack, threat) for attack in chosen.values() for threat in threats.values()):
-        datasets.outside(data, indices, 1)  # there must be something to learn from
+    setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
-    collected = _Collected(plan=plan, data=data, indices=indices, output=output)
-    output.begin(data, indices, device)
-    with (
-        steady_threads(threads_for(data, device)),
-        borrowed(None if isinstance(model, str) else model, data, device) as given,
-    ):
-        builder = Builder(
-            plan=plan,
-            data=data,
-            device=device,
-            threats=tuple(threats.values()),
-            training=reporter.training,
-            given=given,
-        )
-        shelf = builder.shelf()
-        for attack in chosen.values():  # a mistake in what they name is told before anything runs
-            bound(attack, shelf.of(data.num_classes if given is None else given.num_classes))
-        for built in builder.systems():
-            subject = _subject(built, data, indices, plan, device)
-            subject = subject if camera is None else behind(camera, subject, sitting_of(plan))
-            own = {text: bound(attack, shelf.of(subject.system.num_classes)) for text, attack in chosen.items()}
-            for threat_text, threat in threats.items():
-                seen = f"{threat_text}{plan.sees_through}"
-                _trial(subject, own, threat, seen, plan, output.records, reporter, collected, targets)
+    collected = _Collected(setting=setting, output=output)
+    output.begin(setting.data, setting.indices, setting.device)
+    with setting.opened(model, reporter) as opened:
+        _ = opened.shelf  # a mistake in what attacks name is told before anything runs
+        if output.folder is not None and model is None and data is None and not attacks:
+            compute_ahead(setting, output, jobs, reporter, fresh=fresh)
+        for built in opened.builder.systems():
+            subject = opened.subject(built)
+            own = opened.attacks(subject)
+            for threat_text, threat in setting.threats.items():
+                _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
     return collected.result()
-
-
-def _subject(built: Built, data: Dataset, indices: np.ndarray, plan: Plan, device: torch.device) -> Subject:
-    return prepare(
-        model=built.model,
-        defense=built.defense,
-        system=built.system,
-        data=data,
-        indices=indices,
-        seed=plan.seed,
-        device=device,
-        adaptive=built.adaptive,
-        hides=built.hides,
-        batch=plan.batch_size,
-        precision=plan.precision,
-        sitting=sitting_of(plan),
-    )
 
 
 def _trial(
@@ -233,64 +176,27 @@ def _trial(
     attacks: Mapping[str, Attack],
     threat: Threat,
     threat_text: str,
-    plan: Plan,
-    records: Records,
     reporter: Reporter,
     collected: "_Collected",
-    targets: Tensor | None,
 ) -> None:
     """All attacks on one system under one threat, and the checks."""
     frames, needs = [], {}
     shown: list[Shown] = []
-    for one in tries(plan, subject, attacks, threat):
-        text, attack = one.text, one.attack
-        cell = Cell(
-            subject=subject,
-            attack=attack.under(threat, subject.system.num_classes),
-            attack_text=text,
-            threat=threat,
-            threat_text=threat_text,
-            early_exit=plan.early_exit,
-            precision="float32" if subject.reduced is None else plan.precision,
-            targets=targets,
-            keep=_keep(plan, len(subject.indices)),
-            eot=one.eot,
-            blind=one.blind,
-            plain=one.plain,
-        )
-        cell, ran = _with_room(cell, records, reporter, collected.output.held)
+    setting, output = collected.setting, collected.output
+    for cell, ran in trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter):
         subject = cell.subject
         if ran.failed:
-            reporter.note(f"{text} on {subject.model}, {subject.defense} failed: {ran.failed}")
+            reporter.note(f"{cell.attack_text} on {subject.model}, {subject.defense} failed: {ran.failed}")
         frames.append(ran.rows)
-        needs[text] = needs_of(attack).value
+        needs[cell.attack_text] = needs_of(cell.attack).value
         shown.append(collected.add(cell, ran))
-    if plan.physical is not None:
+    if setting.camera is not None:
         reporter.begin(f"what the camera sees of {subject.model}, {subject.defense}, {threat_text}", 0)
-        collected.photograph(subject, resolve_camera(plan.physical), threat, threat_text, shown)
-    if plan.diagnostics:
+        collected.photograph(subject, setting.camera, threat, threat_text, shown)
+    if setting.plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
         collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter))
-
-
-def _with_room(
-    cell: Cell, records: Records, reporter: Reporter, held: Callable[[str], frozenset[int]]
-) -> tuple[Cell, Ran]:
-    """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
-    while True:
-        subject = cell.subject
-        reporter.begin(
-            f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
-        )
-        try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            failed = f"out of memory with one image at a time: {error}"
-        smaller = _smaller(subject, reporter)
-        if smaller is None:
-            return cell, Ran(rows=records.rows(cell.key), failed=failed)
-        cell = replace(cell, subject=smaller)
 
 
 def _checks(
@@ -307,34 +213,21 @@ def _checks(
         subject.bare is not None
     ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
         subject, own = replace(subject.bare, shapes=subject.shapes), []
-    smaller: Subject | None = subject
-    while smaller is not None:
+    room: Subject | None = subject
+    while room is not None:
         try:
-            return probe_subject(smaller, threat, threat_text, own, needs)
+            return probe_subject(room, threat, threat_text, own, needs)
         except (torch.OutOfMemoryError, MemoryError):
             pass
-        smaller = _smaller(smaller, reporter)
+        room = smaller(room, reporter)
     return [checks.unchecked(name, "out of memory") for name in ("zero-gradients", "survives-unbounded-eps")]
-
-
-def _smaller(subject: Subject, reporter: Reporter) -> Subject | None:
-    """The subject in smaller micro-batches, after the memory ran out; None where one image did not fit either."""
-    shapes = subject.shapes.smaller()
-    if shapes is None:
-        return None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    reporter.note(f"out of memory; going on with micro-batches of {shapes.most}")
-    return replace(subject, shapes=shapes)
 
 
 @dataclass(kw_only=True)
 class _Collected:
     """What has been found so far, kept on disk as it grows."""
 
-    plan: Plan
-    data: Dataset
-    indices: np.ndarray
+    setting: Setting
     output: Any
     frames: list[pd.DataFrame] = field(default_factory=list)
     clocks: list[dict[str, Any]] = field(default_factory=list)
@@ -351,7 +244,7 @@ class _Collected:
             measured = self.output.measured(
                 digest(subject, camera, one, draws), partial(measure, subject, camera, one, draws)
             )
-            names = (self.data.name, subject.model, subject.defense, text, one.attack, one.adaptive)
+            names = (self.setting.data.name, subject.model, subject.defense, text, one.attack, one.adaptive)
             who: dict[str, Any] = dict(zip(physics.WHO, names, strict=True))
             row = who | physics.figures(measured, targeted=threat.goal == "targeted") | {"key": one.key}
             self.physical.append(pd.DataFrame([row], columns=list(physics.COLUMNS)))
@@ -363,27 +256,14 @@ class _Collected:
         names = (subject.model, subject.defense, cell.threat_text, cell.attack_text + " (plain)" * cell.plain)
         self.frames.append(ran.rows)
         self.examples[names] = self.output.examples(cell.key, ran.examples)
-        clock = dict(zip(("model", "defense", "threat", "attack"), (*names[:3], cell.attack_text), strict=True)) | {
-            "dataset": self.data.name,
-            "needs": needs_of(cell.attack).value,
-            "key": cell.key,
-            "expected": len(self.indices),
-            "seconds": ran.seconds,
-            "setup_seconds": ran.setup_seconds,
-            "setup_queries": ran.setup_queries,
-            "batch_size": subject.shapes.most,
-            "floor": subject.shapes.floor,
-            "failed": ran.failed,
-            "stages": json.dumps(ran.stages) if len(cell.attack.stages()) > 1 else "",
-        }
-        self.clocks.append(self.output.clock(clock, subject))
+        self.clocks.append(self.output.clock(clock_of(cell, ran), subject))
         targets = dict(zip(ran.rows["index"].astype(int), ran.rows["target"].astype(int), strict=True))
-        wanted = set(self.indices.tolist())
+        wanted = set(self.setting.indices.tolist())
         images = {index: image for index, image in self.examples[names].items() if index in wanted}
         return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
-        self.found[(self.data.name, subject.model, subject.defense, threat_text)] = found
+        self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = found
 
     def result(self) -> Result:
         """Everything, written out where there is an output folder."""
@@ -391,13 +271,13 @@ class _Collected:
         records = pd.concat(filled, ignore_index=True) if filled else self.frames[0]
         timings = pd.DataFrame(self.clocks, columns=list(TIMINGS))
         result = Result(
-            plan=self.plan,
+            plan=self.setting.plan,
             records=records,
             timings=timings,
             diagnostics=checks.frame(self._diagnosed(records, timings)),
             examples=self.examples,
             clean_images=self._clean_images(),
-            class_names=self.data.class_names,
+            class_names=self.setting.data.class_names,
             physical=pd.concat(self.physical, ignore_index=True) if self.physical else pd.DataFrame(),
             sweep=pd.concat(self.swept, ignore_index=True) if self.swept else pd.DataFrame(),
         )
@@ -425,13 +305,8 @@ class _Collected:
         wanted = sorted({index for kept in self.examples.values() for index in kept})[:64]
         if not wanted:
             return {}
-        images = self.data.batch(np.array(wanted)).numpy()
+        images = self.setting.data.batch(np.array(wanted)).numpy()
         return dict(zip(wanted, images, strict=True))
-
-
-def _keep(plan: Plan, count: int) -> frozenset[int]:
-    every = plan.examples == "all" or plan.physical is not None
-    return frozenset(range(count if every else min(int(plan.examples), count)))
 
 
 def _objects(attacks: Sequence[str | Attack] | str | Attack | None) -> dict[str, Attack]:
@@ -442,36 +317,6 @@ def _objects(attacks: Sequence[str | Attack] | str | Attack | None) -> dict[str,
         if isinstance(attack, Attack) and found.setdefault(str(attack), attack) is not attack:
             raise UserError(f"two attacks are both called {attack}; give them options, or names, that tell them apart")
     return found
-
-
-def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
-    for attack in attacks.values():
-        for threat in threats.values():
-            attack.check(threat, data.num_classes)
-            if threat.eps is None and len(attack.stages()) > 1:
-                raise UserError(f"{attack.name} is a cascade and ends at the first break; it needs {threat.norm}:EPS")
-            rule = threat.target if threat.goal == "targeted" else attack.target_rule
-            if rule == "column":
-                _check_column(targets, data)
-
-
-def _check_camera(camera: Camera | None, threats: Mapping[str, Threat]) -> None:
-    """A camera photographs an image; a threat that renders its images would do so anew behind it."""
-    for text, threat in threats.items():
-        if camera is not None and threat.rendered:
-            raise UserError(
-                f"physical is for threats in a norm; {text} moves or pastes its images itself: give one of the two"
-            )
-
-
-def _check_column(targets: Tensor | None, data: Dataset) -> None:
-    if targets is None:
-        raise UserError("target=column needs the targets: evaluate(…, targets=…) with one class an image")
-    if len(targets) != len(data.labels) or not 0 <= int(targets.min()) <= int(targets.max()) < data.num_classes:
-        raise UserError(
-            f"targets: {len(targets)} from {int(targets.min())} to {int(targets.max())};"
-            f" accepted: {len(data.labels)} classes from 0 to {data.num_classes - 1}"
-        )
 
 
 def _planned(

@@ -19,8 +19,9 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.maps import Method, method
 from robustbench_lite.results.overlays import plot_maps
-from robustbench_lite.run.evaluate import Reporter, Result, Silent, evaluate
+from robustbench_lite.run.evaluate import Result, evaluate
 from robustbench_lite.run.one import data_of, one_system
+from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 

@@ -71,12 +71,7 @@ class Output:
 
     def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
         """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
-        before = self._before.get(clock["key"])
-        if before is not None:
-            clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
-            if clock["seconds"] - float(before["seconds"]) < 1.0 and before["failed"] == clock["failed"]:
-                clock["seconds"] = float(before["seconds"])  # nothing was computed, only looked up
-            clock["stages"] = both(clock["stages"], str(before.get("stages") or ""))
+        clock = self._added(clock)
         self._clocks.append(clock)
         systems = self._environment.setdefault("systems", {})
         known = {"digest": subject.system.digest, "adaptive attacks": treatment(subject.system)}
@@ -86,6 +81,26 @@ class Output:
             with writing(self.folder):
                 atomic_write(self.folder / "timings.parquet", lambda path: frame.to_parquet(path, index=False))
         return clock
+
+    def computed(self, clock: dict[str, Any]) -> None:
+        """Another process has computed this cell for this run, in so many seconds."""
+        self._before[clock["key"]] = self._added(clock)
+        self.records.trust(clock["key"])
+
+    def finished(self) -> frozenset[tuple[str, str, str]]:
+        """(model, defense, attack) of the cells that an earlier run has come to the end of."""
+        rows = [row for row in self._before.values() if row["failed"] == ""]
+        return frozenset((row["model"], row["defense"], row["attack"]) for row in rows)
+
+    def _added(self, clock: dict[str, Any]) -> dict[str, Any]:
+        """The clock with what was spent on its cell before."""
+        before = self._before.get(clock["key"])
+        if before is None:
+            return clock
+        clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
+        if clock["seconds"] - float(before["seconds"]) < 1.0 and before["failed"] == clock["failed"]:
+            clock["seconds"] = float(before["seconds"])  # nothing was computed, only looked up
+        return clock | {"stages": both(clock["stages"], str(before.get("stages") or ""))}
 
     def held(self, key: str) -> frozenset[int]:
         """Indices of the examples of a cell that an earlier run has kept."""
@@ -130,6 +145,8 @@ class Output:
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
                 write_detection(self.folder, result.records)
+                if len(pairs := result.comparisons):
+                    self._text("comparisons.csv", pairs.to_csv(index=False, lineterminator="\n"))
                 if len(found := result.claims):
                     self._text("claims.csv", found.to_csv(index=False, lineterminator="\n"))
                 if len(stages := result.stages):

@@ -45,8 +45,8 @@ class Plan:
 
     dataset: str = "digits"
     models: tuple[str, ...] = ("small-cnn",)
-    defenses: tuple[str, ...] = ("none", "adversarial-training")
-    attacks: tuple[str, ...] = ("noise", "fgsm", "pgd", "targeted")
+    defenses: tuple[str, ...] = ("none", "adversarial-training", "trades", "alp", "distillation", "safetynet")
+    attacks: tuple[str, ...] = ("noise", "fgsm", "pgd", "targeted", "substitute:rounds=4", "eot", "autoattack")
     threats: tuple[str, ...] = ("Linf:0.2",)
     samples: str | None = None
     slice_seed: int = 0

@@ -79,6 +79,10 @@ class Records:
         frames = [self._memory[key]] if key in self._memory else []
         return _joined([*frames, *map(_read, self._files(key))])
 
+    def trust(self, key: str) -> None:
+        """What is on disk of the cell was computed for this run, even where earlier ones are forgotten."""
+        self._forgotten.add(key)
+
     def append(self, key: str, rows: pd.DataFrame) -> None:
         """Add rows of the cell; on disk once this returns."""
         if self._folder is None:

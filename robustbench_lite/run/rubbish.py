@@ -24,9 +24,9 @@ from robustbench_lite.oracle import Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.rows import along
-from robustbench_lite.run.evaluate import Reporter, Silent
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 

@@ -58,13 +58,13 @@ class Builder:
             self._loaded(model)  # a mistake in the last one is told before the first one is attacked
         for model in self.plan.models:
             for defense in self.plan.chains:
-                yield self._build(model, defense)
+                yield self.build(model, defense)
 
     def shelf(self) -> Shelf:
         """The networks that attacks name."""
         return Shelf(data=self.data, device=self.device, allow_pickle=self.plan.allow_pickle, workshop=self._workshop)
 
-    def _build(self, model: str, defense: str) -> Built:
+    def build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
         system = defended_system(self._loaded(model), chain, self._workshop)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from robustbench_lite.attack import Attack
+from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.errors import UserError
 from robustbench_lite.oracle import Needs
 from robustbench_lite.run.plan import Plan
@@ -58,7 +58,8 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
     """The runs of every attack on one system.
 
     Behind a camera an attack runs twice: by an adversary who does not know of it, and by one who averages over its draws;
-    a defense that hides something is attacked twice as well, plainly and by somebody who knows it. On a system that is
+    a defense that hides something is attacked twice as well, plainly and by somebody who knows it, but for attacks to which
+    that is the same. On a system that is
     random by itself an attack averages where that is asked for, and where randomness is what the defense hides.
     """
     behind = subject.bare is not None
@@ -69,6 +70,8 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
                 yield Try(text=text, attack=attack, plain=True)
     if hidden and plan.adaptive == "no":
         return
+    if hidden and plan.adaptive == "both":
+        attacks = {text: attack for text, attack in attacks.items() if not _same_for_all(attack, subject)}
     usual = EOT_DRAWS if plan.eot is None and (behind or subject.hides) else plan.eot or 0
     for text, attack in attacks.items():
         own = draws_of(text)
@@ -81,6 +84,12 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
                 yield Try(text=written, attack=attack, eot=averages)
         elif not behind:
             yield Try(text=text, attack=attack)
+
+
+def _same_for_all(attack: Attack, subject: Subject) -> bool:
+    """Whether it makes no difference what the adversary knows: answers are all it sees, and they are neither drawn nor kept."""
+    system = subject.system
+    return needs_of(attack) in (Needs.NOTHING, Needs.LABELS) and system.detector is None and not system.randomised
 
 
 def with_eot(text: str, draws: int) -> str:

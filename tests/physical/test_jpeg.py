@@ -47,3 +47,9 @@ def test_tables_are_those_in_the_file() -> None:
         written = Image.open(file).quantization  # type: ignore[attr-defined]
         for ours, theirs in zip(tables(torch.tensor([quality])), (written[0], written[1]), strict=True):
             assert sorted(ours.flatten().tolist()) == sorted(map(float, theirs))
+
+
+def test_two_channels_are_two_grey_images() -> None:
+    x = torch.rand(3, 2, 9, 11, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([30.0, 60.0, 90.0])
+    assert torch.equal(jpeg(x, quality), torch.cat([jpeg(x[:, :1], quality), jpeg(x[:, 1:], quality)], 1))

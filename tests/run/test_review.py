@@ -27,7 +27,7 @@ from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results import plots
 from robustbench_lite.run import output, probes
-from robustbench_lite.run.evaluate import Silent
+from robustbench_lite.run.reporter import Silent
 from robustbench_lite.system import Detector, System
 from robustbench_lite.threat import Threat
 

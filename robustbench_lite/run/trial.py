@@ -1,0 +1,107 @@
+"""All runs of an attack on one system under one threat, each in as much room as the memory has."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from robustbench_lite.attack import Attack, needs_of
+from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.records import Records
+from robustbench_lite.run.reporter import Reporter
+from robustbench_lite.run.setting import Setting
+from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.tries import tries
+from robustbench_lite.threat import Threat
+
+Held = Callable[[str], frozenset[int]]
+
+
+def trial(
+    setting: Setting,
+    subject: Subject,
+    attacks: Mapping[str, Attack],
+    threat: Threat,
+    threat_text: str,
+    records: Records,
+    held: Held,
+    reporter: Reporter,
+) -> Iterator[tuple[Cell, Ran]]:
+    """Run the attacks, as often as the plan has them run; what the records know is not computed again."""
+    plan = setting.plan
+    for one in tries(plan, subject, attacks, threat):
+        cell = Cell(
+            subject=subject,
+            attack=one.attack.under(threat, subject.system.num_classes),
+            attack_text=one.text,
+            threat=threat,
+            threat_text=threat_text,
+            early_exit=plan.early_exit,
+            precision="float32" if subject.reduced is None else plan.precision,
+            targets=setting.targets,
+            keep=_keep(plan, len(subject.indices)),
+            eot=one.eot,
+            blind=one.blind,
+            plain=one.plain,
+        )
+        cell, ran = _with_room(cell, records, reporter, held)
+        subject = cell.subject
+        yield cell, ran
+
+
+def clock_of(cell: Cell, ran: Ran) -> dict[str, Any]:
+    """The row of the timings that a cell has."""
+    subject = cell.subject
+    return {
+        "model": subject.model,
+        "defense": subject.defense,
+        "threat": cell.threat_text,
+        "attack": cell.attack_text,
+        "dataset": subject.data.name,
+        "needs": needs_of(cell.attack).value,
+        "key": cell.key,
+        "expected": len(subject.indices),
+        "seconds": ran.seconds,
+        "setup_seconds": ran.setup_seconds,
+        "setup_queries": ran.setup_queries,
+        "batch_size": subject.shapes.most,
+        "floor": subject.shapes.floor,
+        "failed": ran.failed,
+        "stages": json.dumps(ran.stages) if len(cell.attack.stages()) > 1 else "",
+    }
+
+
+def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> tuple[Cell, Ran]:
+    """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
+    while True:
+        subject = cell.subject
+        reporter.begin(
+            f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
+        )
+        try:
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            failed = f"out of memory with one image at a time: {error}"
+        less = smaller(subject, reporter)
+        if less is None:
+            return cell, Ran(rows=records.rows(cell.key), failed=failed)
+        cell = replace(cell, subject=less)
+
+
+def smaller(subject: Subject, reporter: Reporter) -> Subject | None:
+    """The subject in smaller micro-batches, after the memory ran out; None where one image did not fit either."""
+    shapes = subject.shapes.smaller()
+    if shapes is None:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    reporter.note(f"out of memory; going on with micro-batches of {shapes.most}")
+    return replace(subject, shapes=shapes)
+
+
+def _keep(plan: Plan, count: int) -> frozenset[int]:
+    every = plan.examples == "all" or plan.physical is not None
+    return frozenset(range(count if every else min(int(plan.examples), count)))

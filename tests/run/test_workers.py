@@ -1,0 +1,142 @@
+"""Processes that compute cells ahead: no number depends on them, and whatever happens to one, the run goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustbench_lite.cli.app import main
+from robustbench_lite.run import workers
+from robustbench_lite.run.evaluate import run
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.reporter import Silent
+from robustbench_lite.run.setting import Setting
+
+PLAN = Plan(
+    models=("linear",), defenses=("none", "bit-depth:bits=2"), attacks=("noise:draws=3", "pgd:steps=5"), samples="40"
+)
+
+
+class Listening(Silent):
+    """Notes what the workers report."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, str]] = []
+        self.notes: list[str] = []
+
+    def together(self, done: int, total: int, text: str) -> None:
+        self.told.append((done, total, text))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "records").rglob("*.parquet"))
+    }
+
+
+def test_shared_work_leaves_the_same_bytes(tmp_path: Path) -> None:
+    alone = run(PLAN, out=tmp_path / "alone")
+    heard = Listening()
+    shared = run(PLAN, out=tmp_path / "shared", jobs=2, reporter=heard)
+    assert records(tmp_path / "alone") == records(tmp_path / "shared")
+    pd.testing.assert_frame_equal(alone.records, shared.records)
+    pd.testing.assert_frame_equal(alone.table.drop(columns="seconds"), shared.table.drop(columns="seconds"))
+    assert heard.told[0][:2] == (0, 6)
+    assert heard.told[-1] == (6, 6, "")
+    assert (shared.timings["seconds"] > 0).all()
+    for name in ("alone", "shared"):
+        assert sorted(path.name for path in (tmp_path / name / "examples").iterdir()) == sorted(
+            f"{key}.npz" for key in shared.timings["key"]
+        )
+
+
+def test_what_is_there_is_not_given_out_again_and_keeps_its_clock(tmp_path: Path) -> None:
+    first = run(PLAN, out=tmp_path, jobs=2)
+    heard = Listening()
+    again = run(PLAN, out=tmp_path, jobs=2, reporter=heard)
+    assert heard.told == []
+    pd.testing.assert_series_equal(first.timings["seconds"], again.timings["seconds"])
+    fresh = run(PLAN, out=tmp_path, jobs=2, reporter=heard, fresh=True)
+    assert heard.told[-1] == (6, 6, "")
+    pd.testing.assert_frame_equal(first.records, fresh.records)
+
+
+def test_a_process_that_dies_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(self: Listening, done: int, total: int, text: str) -> None:
+        self.told.append((done, total, text))
+        if len(self.told) == 2:
+            for child in workers.multiprocessing.active_children():
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Listening, "together", kill)
+    whole = run(PLAN, out=tmp_path / "killed", jobs=2, reporter=Listening())
+    pd.testing.assert_frame_equal(whole.records, run(PLAN, out=tmp_path / "alone").records)
+    assert not whole.failed
+
+
+def test_how_many_there_are_unasked() -> None:
+    setting = Setting.of(PLAN)
+    few, many = workers.tasks_of(PLAN), workers.tasks_of(Plan())
+    assert len(few) == 6
+    assert [str(task) for task in few[:3]] == [
+        *("training linear, none", "training linear, bit-depth:bits=2"),
+        "pgd:steps=5 on linear, none",
+    ]
+    assert workers.usual_jobs(setting, few) == 1
+    assert 1 <= workers.usual_jobs(setting, many) <= workers.MOST
+    left = workers.tasks_of(PLAN, [("linear", "none", attack) for attack in PLAN.attacks])
+    assert {task.defense for task in left} == {"bit-depth:bits=2"}
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1"])
+def test_the_number_must_be_one(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--jobs", given]) == 2
+    assert capsys.readouterr().err == f"rbl: jobs={given}; accepted: auto, or 1 and more\n"
+
+
+def test_ctrl_c_stops_everybody_and_what_was_computed_is_kept(tmp_path: Path) -> None:
+    slow = ("--attack", "noise:draws=2", "--attack", "square:queries=200000", "--threat", "Linf:0.01")
+    call = ["-m", "robustbench_lite", "evaluate", "--model", "linear", "--defense", "none", *slow, "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", *call, "--out", str(tmp_path / "run"), "--samples", "20"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hears_ctrl_c,
+    )
+    _until(lambda: len(list((tmp_path / "run").rglob("rows.parquet"))) == 1 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "what was computed is kept" in err
+    assert "Traceback" not in err
+    _until(lambda: not _alive(process.pid))
+
+
+def _hears_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _until(true: Callable[[], bool], seconds: float = 60) -> None:
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.05)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
