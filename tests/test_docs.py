@@ -24,7 +24,7 @@ from robustbench_lite.cli import main
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.describe import SOURCES, describe
 from robustbench_lite.errors import PluginError, UserError
-from robustbench_lite.run.evaluate import Result
+from robustbench_lite.run.evaluate import Result, run
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -172,13 +172,18 @@ def test_pictures_are_small() -> None:
 
 
 def test_columns_and_files_named_in_the_readme_are_those_of_a_run(quiet: Path) -> None:
-    system = affine(classes=3)
-    x, y, _ = samples(system, 12)
-    threats = ["Linf:0.1", "Linf:0.2"]
-    result = rbl.evaluate(system, x, y, attacks=["fgsm"], threat=threats, out=quiet / "run", diagnostics=False)
+    plan = Plan(
+        models=("linear",),
+        defenses=("none", "softmax-threshold"),
+        attacks=("fgsm", "autoattack:components=(apgd-ce+square),steps=2,queries=4"),
+        threats=("Linf:0.1", "Linf:0.2"),
+        samples="20",
+        diagnostics=False,
+    )
+    result = run(plan, out=quiet / "run")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]+) \|", text[text.index("| file |") :], re.MULTILINE)
-    for pattern in re.findall(r"`([^`]+)`", " ".join(rows[:6])):
+    for pattern in re.findall(r"`([^`]+)`", " ".join(rows[:7])):
         assert list((quiet / "run").glob(pattern)), pattern
     assert {"forwards", "backwards", "setup_queries"} <= set(result.table.columns)
 

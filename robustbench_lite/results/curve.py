@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustbench_lite.results.fates import Expected, Trial, trials
-from robustbench_lite.results.metrics import WORST_CASE, distances, summarise
+from robustbench_lite.results.metrics import WORST_CASE, as_shown, distances, summarise
 from robustbench_lite.results.statistics import clopper_pearson
 
 COLUMNS = ("dataset", "model", "defense", "norm", "attack", "eps", "n", "robust_acc", "low", "high")
@@ -28,7 +28,7 @@ def security_curve(records: pd.DataFrame, *, expected: Expected | None = None) -
     Raises:
         UserError: as `metrics.summarise`.
     """
-    summary = summarise(records, expected=expected)
+    summary = as_shown(summarise(records, expected=expected))
     summary["norm"] = summary["norm"] + summary["threat"].map(goal_of)
     fixed = summary[summary["eps"].notna()]
     rows = [row for _, group in fixed.groupby(_LINE, sort=False) for row in _fixed(group)]

@@ -66,6 +66,12 @@ def summarise(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def as_shown(summary: pd.DataFrame) -> pd.DataFrame:
+    """A row an attack: of two that ran plainly and adaptively the one that left less, as the tables show it."""
+    order = summary.sort_values("robust_acc", kind="stable", na_position="last")
+    return summary.loc[order.drop_duplicates(["dataset", "model", "defense", "threat", "attack"]).index.sort_values()]
+
+
 def _trial_rows(trial: Trial, context: _Context) -> list[dict[str, object]]:
     flags = flags_of(trial.system, context.diagnostics)
     rows = [_cell_row(cell, context) | {"flags": flags} for cell in trial.cells]

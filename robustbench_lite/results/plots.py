@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 import pandas as pd
 
-from robustbench_lite.results.metrics import WORST_CASE
+from robustbench_lite.results.metrics import WORST_CASE, as_shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 P = ParamSpec("P")
 _MARKS = "osD^vPX*"
 _DPI = 150
+#: inches a bar; so many defenses have small numbers on theirs
+_BAR, _MANY = 0.2, 4
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
 _INTERVAL = "95% Clopper-Pearson intervals over test images"
 
@@ -70,6 +72,8 @@ def plot_curve(curve: pd.DataFrame, path: Path) -> Path:
 def plot_bars(summary: pd.DataFrame, path: Path) -> Path:
     """Robust accuracy by attack, one panel a dataset, model and threat: a colour a defense, whiskers for the intervals.
 
+    Where an attack ran plainly and adaptively, the bar is the lower of the two, and an outline shows the other one.
+
     Args:
         summary: of `metrics.summarise`; threats without eps are left out, since they have no robust accuracy at an eps.
         path: of the PNG.
@@ -79,7 +83,8 @@ def plot_bars(summary: pd.DataFrame, path: Path) -> Path:
     """
     fixed = summary[summary["eps"].notna()]
     panels = list(fixed.groupby(["dataset", "model", "threat"], sort=False))
-    figure, axes = _panels(len(panels), height=3.9, across=1)
+    most = max((_bars(part) for _, part in panels), default=0)
+    figure, axes = _panels(len(panels), height=3.9, across=1, width=float(np.clip(_BAR * most, 8.4, 16)))
     for axis, ((dataset, model, threat), part) in zip(axes, panels, strict=True):
         _bar_panel(axis, part, list(fixed["defense"].unique()))
         n = _span(part.loc[part["attack"] == WORST_CASE, "n"])
@@ -165,20 +170,30 @@ def _curve_panel(axis: "Axes", part: pd.DataFrame, attacks: list[str], defenses:
     axis.grid(axis="y", color="0.9")
 
 
+def _bars(part: pd.DataFrame) -> int:
+    """How many bars a panel has, gaps included."""
+    return (len(_attacks(part)) + 2) * (part["defense"].nunique() + 1)
+
+
 def _bar_panel(axis: "Axes", part: pd.DataFrame, every: list[str]) -> None:
     attacks = [*_attacks(part), WORST_CASE]
     defenses = list(part["defense"].unique())
     width = 0.8 / len(defenses)
     for place, defense in enumerate(defenses):
-        own = part[part["defense"] == defense].drop_duplicates("attack").set_index("attack")
-        bars = [
-            _bar(own.loc[WORST_CASE], "clean_acc"),
-            *(_bar(own.loc[a], "robust_acc") for a in attacks if a in own.index),
-        ]
-        spots = [0, *(1 + attacks.index(a) for a in attacks if a in own.index)]
+        both = part[part["defense"] == defense]
+        own = as_shown(both).set_index("attack")
+        shown = [attack for attack in attacks if attack in own.index]
+        bars = [_bar(own.loc[WORST_CASE], "clean_acc"), *(_bar(own.loc[attack], "robust_acc") for attack in shown)]
+        spots = [0, *(1 + attacks.index(attack) for attack in shown)]
         value, low, high = (100 * np.array(column) for column in zip(*bars, strict=True))
         x = np.array(spots) + (place - (len(defenses) - 1) / 2) * width
         colour = PALETTE[every.index(defense) % len(PALETTE)]
+        claimed = both.groupby("attack")["robust_acc"].max()
+        more = [
+            math.nan,
+            *(100 * float(claimed[attack]) if (both["attack"] == attack).sum() > 1 else math.nan for attack in shown),
+        ]
+        axis.bar(x, np.nan_to_num(more), 0.94 * width, color="none", edgecolor=colour, ls="--", zorder=1)
         axis.bar(x, np.nan_to_num(value), 0.94 * width, color=colour, label=defense, zorder=2)
         centre = np.where(np.isnan(value), (low + high) / 2, value)
         axis.errorbar(
@@ -186,7 +201,10 @@ def _bar_panel(axis: "Axes", part: pd.DataFrame, every: list[str]) -> None:
         )
         for spot, number, top in zip(x, value, high, strict=True):
             label = "?" if math.isnan(number) else f"{number:.0f}"
-            axis.annotate(label, (spot, top), (0, 2), textcoords="offset points", ha="center", fontsize=9, zorder=4)
+            size = 9 if len(defenses) < _MANY else 6.5
+            axis.annotate(label, (spot, top), (0, 2), textcoords="offset points", ha="center", fontsize=size, zorder=4)
+    if part.duplicated(["defense", "attack"]).any():
+        axis.bar([math.nan], [0], color="none", edgecolor="0.4", ls="--", label="by who does not know the defense")
     axis.set_xticks(range(1 + len(attacks)), ["clean", *(a.replace(":", ":\n").replace(",", ",\n") for a in attacks)])
     axis.get_xticklabels()[-1].set_fontweight("bold")
     axis.set_ylim(0, 112)
@@ -221,13 +239,13 @@ def _scale(delta: np.ndarray) -> float:
     return max(fitting, default=1.0) if largest > 0 else 1.0
 
 
-def _panels(count: int, *, height: float, across: int = 2) -> tuple["Figure", list["Axes"]]:
+def _panels(count: int, *, height: float, across: int = 2, width: float = 8.4) -> tuple["Figure", list["Axes"]]:
     """A figure with that many panels, side by side as far as `across` allows."""
     if count == 0:
         raise ValueError("there is nothing to draw: no robust accuracy at any eps")
     columns = min(count, across)
     down = math.ceil(count / columns)
-    figure = _figure(8.4 if columns == 1 else 5.4 * columns, height * down)
+    figure = _figure(width if columns == 1 else 5.4 * columns, height * down)
     axes = list(figure.subplots(down, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.remove()

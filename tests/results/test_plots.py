@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from robustbench_lite.results.curve import security_curve
-from robustbench_lite.results.metrics import summarise
+from robustbench_lite.results.metrics import as_shown, summarise
 from robustbench_lite.results.plots import _scale, plot_bars, plot_curve, plot_examples
 
 
@@ -41,6 +41,20 @@ def test_curve_and_bars_are_drawn_and_the_callers_settings_left_alone(records, t
 
 def test_a_cell_without_a_verdict_is_drawn_by_its_bounds(make_records, tmp_path):
     assert plot_bars(summarise(make_records({"pgd": "RFB"})), tmp_path / "bars.png").exists()
+
+
+def test_of_a_plain_and_an_adaptive_run_pictures_show_the_lower(make_records, tmp_path):
+    frames = [
+        make_records({"pgd": text}, defense="d", threat=f"Linf:{eps}").assign(adaptive=adaptive)
+        for eps in (0.1, 0.2)
+        for adaptive, text in ((False, "RRRW"), (True, "RBBW"))
+    ]
+    records = pd.concat(frames, ignore_index=True)
+    shown = as_shown(summarise(records))
+    assert shown.loc[shown["attack"] == "pgd", ["adaptive", "robust_acc"]].values.tolist() == [[True, 0.25]] * 2
+    curve = security_curve(records)
+    assert set(curve.loc[(curve["attack"] == "pgd") & (curve["eps"] > 0), "robust_acc"]) == {0.25}
+    assert plot_bars(summarise(records), tmp_path / "bars.png").exists()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
