@@ -188,6 +188,18 @@ def test_columns_and_files_named_in_the_readme_are_those_of_a_run(quiet: Path) -
     assert {"forwards", "backwards", "setup_queries"} <= set(result.table.columns)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_plan_names_what_there_is(path: Path) -> None:
+    plan = Plan.load(path)
+    assert path.name in (ROOT / "plans/README.md").read_text(encoding="utf-8")
+    for text in plan.defenses:
+        resolve_defense(text)
+    for text in plan.attacks:
+        resolve_attack(text)
+    for text in plan.models:
+        load(text, num_classes=10, input_shape=(3, 32, 32))
+
+
 # -- code -------------------------------------------------------------------------------------------------------
 
 

@@ -181,9 +181,9 @@ def _bar_panel(axis: "Axes", part: pd.DataFrame, every: list[str]) -> None:
     width = 0.8 / len(defenses)
     for place, defense in enumerate(defenses):
         both = part[part["defense"] == defense]
-        own = as_shown(both).set_index("attack")
-        shown = [attack for attack in attacks if attack in own.index]
-        bars = [_bar(own.loc[WORST_CASE], "clean_acc"), *(_bar(own.loc[attack], "robust_acc") for attack in shown)]
+        own = {str(row["attack"]): row for _, row in as_shown(both).iterrows()}
+        shown = [attack for attack in attacks if attack in own]
+        bars = [_bar(own[WORST_CASE], "clean_acc"), *(_bar(own[attack], "robust_acc") for attack in shown)]
         spots = [0, *(1 + attacks.index(attack) for attack in shown)]
         value, low, high = (100 * np.array(column) for column in zip(*bars, strict=True))
         x = np.array(spots) + (place - (len(defenses) - 1) / 2) * width

@@ -1,5 +1,6 @@
 """What stands between the dataset's pixels and a network: grey to colour, resizing, normalisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,26 @@ class Normalized(nn.Module):
     def extra_repr(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return f"mean={mean}, std={std}, size={self.size}, repeat={self.repeat}"
+
+
+def normalising(network: Callable[[int], nn.Module], what: str, input_shape: Shape, mean: str, std: str) -> Normalized:
+    """A network for small images behind its constants; those of three colours give a grey one their mean.
+
+    Args:
+        network: makes it, from the number of channels.
+
+    Raises:
+        UserError: images of fewer than 8 pixels, or constants that do not fit them.
+    """
+    channels, height, width = input_shape
+    if min(height, width) < 8:
+        raise UserError(f"{what} takes images of 8 pixels and more, not {height}x{width}")
+    means, stds = numbers(mean, "mean"), numbers(std, "std")
+    if channels == 1 and len(means) == 3:
+        means, stds = (sum(means) / 3,), (sum(stds) / 3,)
+    if len(means) != channels:
+        raise UserError(f"mean={mean} has {len(means)} numbers but the images have {channels} channels")
+    return Normalized(network(channels), means, stds)
 
 
 @dataclass(frozen=True, kw_only=True)

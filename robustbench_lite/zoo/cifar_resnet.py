@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.zoo.adapt import Normalized, numbers
+from robustbench_lite.zoo.adapt import normalising
 
 #: the usual constants of published weights for this architecture, which are ImageNet's
 MEAN, STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
@@ -59,15 +58,9 @@ def _stage(before: int, after: int, blocks: int) -> nn.Sequential:
 
 
 def _build(depth: int, num_classes: int, input_shape: tuple[int, int, int], mean: str, std: str) -> nn.Module:
-    channels, height, width = input_shape
-    if min(height, width) < 8:
-        raise UserError(f"resnet{depth} takes images of 8 pixels and more, not {height}x{width}")
-    means, stds = numbers(mean, "mean"), numbers(std, "std")
-    if channels == 1 and len(means) == 3:
-        means, stds = (sum(means) / 3,), (sum(stds) / 3,)
-    if len(means) != channels:
-        raise UserError(f"mean={mean} has {len(means)} numbers but the images have {channels} channels")
-    return Normalized(CifarResNet((depth - 2) // 6, num_classes, channels), means, stds)
+    return normalising(
+        lambda channels: CifarResNet((depth - 2) // 6, num_classes, channels), f"resnet{depth}", input_shape, mean, std
+    )
 
 
 def resnet20(*, num_classes: int, input_shape: tuple[int, int, int], mean: str = MEAN, std: str = STD) -> nn.Module:
