@@ -210,9 +210,14 @@ class Attack:
         """After how many steps a row ends, if it is not done before."""
         raise NotImplementedError
 
-    def cost(self, num_classes: int) -> Cost:
-        """The most queries that a sample may cost; the conformance suite holds the attack to it."""
-        raise NotImplementedError
+    def moved(self, before: State, after: State) -> Tensor:
+        """Which rows (n,) bool a step has changed, but for `k` and what follows from it.
+
+        An attack that tries one point a step and mostly stays where it is may answer this: where few rows are left, several
+        of its next steps are made side by side, as if each stayed, and those after the first that did not are forgotten.
+        No number can depend on that.
+        """
+        return torch.ones_like(after.done)
 
     def lanes(self, num_classes: int) -> int:
         """How many lanes a sample has: restarts, or targets tried one after the other."""

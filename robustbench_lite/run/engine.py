@@ -114,8 +114,17 @@ class _Engine:
         self.cases: dict[int, _Case] = {}
         self.bests = Bests()
         self.flying: _Flight | None = None
+        #: how many steps of a row may be made side by side
+        self.ahead = 2 if self._tries else 1
         self.parked: list[_Flight] = []
         self.ended: list[Outcome] = []
+
+    @property
+    def _tries(self) -> bool:
+        """Whether a step may leave a row as it was, and the same question has the same answer at any time."""
+        job, attack = self.job, self.job.attack
+        steady = not (job.fast.randomised or job.eot or attack.eot or self.side_by_side > 1)
+        return steady and type(attack).moved is not Attack.moved
 
     @property
     def idle(self) -> bool:
@@ -235,6 +244,37 @@ class _Engine:
         self._park(self._step(flight[:count]))
 
     def _step(self, flight: _Flight) -> _Flight:
+        """One step of these rows; several where so few are left that most of a block would be for nothing."""
+        ahead = min(self.ahead, self.job.shapes.floor // len(flight))
+        return self._steps(flight, ahead) if ahead > 1 else self._stepped(flight)
+
+    def _steps(self, flight: _Flight, ahead: int) -> _Flight:
+        """As many of the next `ahead` steps of each row as change nothing, and the first that does.
+
+        They are made side by side, by copies of the row that each take it that the steps before stay where they are.
+        """
+        count, attack = len(flight), self.job.attack
+        place = torch.arange(ahead * count, device=flight.sample.device)
+        later = place // count
+        copies = flight[place % count]
+        state, ledger = copies.state, copies.ledger
+        end = state.k + later >= attack.length()  # the last step is made by the copy before
+        later = torch.where(end, attack.length() - 1 - state.k, later)
+        before = replace(
+            copies,
+            state=replace(state, k=state.k + later),
+            ledger=replace(ledger, forwards=ledger.forwards + later),
+        )
+        after = self._stepped(before)
+        moved = attack.moved(before.state, after.state)
+        stops = moved | after.due | (after.ledger.rank != before.ledger.rank)
+        stops = stops.view(ahead, count)
+        first = torch.where(stops.any(0), stops.int().argmax(0), ahead - 1)
+        made = float(first.double().mean()) + 1
+        self.ahead = self.job.shapes.floor if made == ahead else max(2, 2 * round(made))
+        return after[first * count + place[:count]]
+
+    def _stepped(self, flight: _Flight) -> _Flight:
         """One step of these rows, padded to whole blocks where so few would get other bits."""
         job, count = self.job, len(flight)
         size = job.shapes.snug(job.fast, flight.state.x, job.attack.needs is Needs.GRADIENTS)

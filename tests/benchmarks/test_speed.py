@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from measuring import Ratio, unit
 from torch import Tensor, nn
 
 import robustbench_lite as rbl
+from robustbench_lite.run.engine import _Engine
 
 LINF = "Linf:8/255"
 PGD = "pgd:steps=40,restarts=1,step_size=1/4"
@@ -67,3 +69,17 @@ def test_engine_overhead_on_digits(ratio: Ratio, digits: Any) -> None:
     )
     x, y = digits.batch(range(len(digits))), digits.labels_at(range(len(digits)))
     ratio(lambda: evaluate(net, (x, y), PGD, early_exit=False, diagnostics=False), lambda: unit(net, x, y), 40)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_random_search_on_few_images_looks_ahead(ratio: Ratio, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Several steps side by side, where most stay where they are, beside one after the other: the same numbers."""
+    told: dict[str, Any] = {"dataset": "digits", "samples": str(count), "defense": "none", "diagnostics": False}
+
+    def search(step: Any) -> pd.DataFrame:
+        monkeypatch.setattr(_Engine, "_step", step)
+        return rbl.evaluate("small-cnn", attacks=["square:queries=2000"], threat="Linf:0.02", **told).records
+
+    ahead = _Engine._step
+    pd.testing.assert_frame_equal(search(ahead), search(_Engine._stepped))
+    assert ratio(lambda: search(ahead), lambda: search(_Engine._stepped), 1) < (0.15 if count == 1 else 0.7)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from toys import Climb, Scripted, affine, run, samples, two_layers
 
-from robustbench_lite.attack import Needs, State
+from robustbench_lite.attack import Needs, State, resolve_attack
 from robustbench_lite.objectives import Goal
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
@@ -316,6 +316,31 @@ def test_few_rows_are_shown_without_copies_once_that_is_known_to_change_no_bit()
     assert not bool(snug.verdict.broken.any())
     assert sizes[:2] == [32, 32]  # the copies are paid for before the trial
     assert sizes.count(9) > 30
+
+
+@pytest.mark.parametrize("count", [1, 3, 15, 40])
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("norm, eps", [("Linf", 0.02), ("L2", 0.2), ("L1", 0.8)])
+def test_steps_side_by_side_change_no_byte(
+    norm: str, eps: float, stop_early: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, made = two_layers(), list[int]()
+    x, y, _ = samples(system, count)
+    attack, threat = resolve_attack("square:queries=120,restarts=2"), Threat(norm=norm, eps=eps)
+
+    def counting(self: engine._Engine, flight: engine._Flight) -> engine._Flight:
+        made.append(len(flight))
+        return stepped(self, flight)
+
+    stepped = engine._Engine._stepped
+    monkeypatch.setattr(engine._Engine, "_stepped", counting)
+    shapes = Shapes(batch=32, floor=32)
+    together, calls = run(attack, system, x, y, threat, shapes=shapes, stop_early=stop_early), len(made)
+    monkeypatch.setattr(engine._Engine, "_step", stepped)
+    assert_same(together, run(attack, system, x, y, threat, shapes=shapes, stop_early=stop_early))
+    assert max(made) <= 32
+    if count < 4 and not stop_early:
+        assert calls < 120 * 2 / 2, "fewer calls than half of the steps"
 
 
 def test_few_rows_keep_their_copies_where_the_network_rounds_otherwise_without() -> None:
