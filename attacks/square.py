@@ -95,7 +95,7 @@ class Square(Attack):
         adv = torch.where(along(higher, point), point, state.adv)
         return replace(state, adv=adv, value=torch.where(higher, value, state.value))
 
-    def moved(self, before: State, after: State) -> Tensor:
+    def advanced(self, before: State, after: State) -> Tensor:
         """Where the objective rose."""
         assert isinstance(before, Found)
         assert isinstance(after, Found)

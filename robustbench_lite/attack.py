@@ -210,7 +210,7 @@ class Attack:
         """After how many steps a row ends, if it is not done before."""
         raise NotImplementedError
 
-    def moved(self, before: State, after: State) -> Tensor:
+    def advanced(self, before: State, after: State) -> Tensor:
         """Which rows (n,) bool a step has changed, but for `k` and what follows from it.
 
         An attack that tries one point a step and mostly stays where it is may answer this: where few rows are left, several
@@ -218,6 +218,10 @@ class Attack:
         No number can depend on that.
         """
         return torch.ones_like(after.done)
+
+    def cost(self, num_classes: int) -> Cost:
+        """The most queries that a sample may cost; the conformance suite holds the attack to it."""
+        raise NotImplementedError
 
     def lanes(self, num_classes: int) -> int:
         """How many lanes a sample has: restarts, or targets tried one after the other."""

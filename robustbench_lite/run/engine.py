@@ -124,7 +124,7 @@ class _Engine:
         """Whether a step may leave a row as it was, and the same question has the same answer at any time."""
         job, attack = self.job, self.job.attack
         steady = not (job.fast.randomised or job.eot or attack.eot or self.side_by_side > 1)
-        return steady and type(attack).moved is not Attack.moved
+        return steady and type(attack).advanced is not Attack.advanced
 
     @property
     def idle(self) -> bool:
@@ -266,9 +266,8 @@ class _Engine:
             ledger=replace(ledger, forwards=ledger.forwards + later),
         )
         after = self._stepped(before)
-        moved = attack.moved(before.state, after.state)
-        stops = moved | after.due | (after.ledger.rank != before.ledger.rank)
-        stops = stops.view(ahead, count)
+        found = after.ledger.rank != before.ledger.rank
+        stops = (attack.advanced(before.state, after.state) | after.due | found).view(ahead, count)
         first = torch.where(stops.any(0), stops.int().argmax(0), ahead - 1)
         made = float(first.double().mean()) + 1
         self.ahead = self.job.shapes.floor if made == ahead else max(2, 2 * round(made))

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
@@ -75,6 +76,9 @@ def compute_ahead(setting: Setting, output: Any, jobs: int | None, reporter: Rep
         output: the run's folder; told which cells are there now, and what they cost.
         jobs: how many processes; None: as many as are of use. With 1 the run does it all itself.
         fresh: what the folder holds already is computed again.
+
+    Raises:
+        UserError: a system cannot be built, or attacked, as the plan has it.
     """
     todo = tasks_of(setting.plan, output.finished())
     jobs = usual_jobs(setting, todo) if jobs is None else min(jobs, len(todo))
@@ -100,6 +104,8 @@ def compute_ahead(setting: Setting, output: Any, jobs: int | None, reporter: Rep
                     output.computed(told)
                 elif kind == "note":
                     reporter.note(told)
+                elif kind == "refused":
+                    raise UserError(told)
                 elif kind == "done":
                     del busy[one]
                     idle.append(one)
@@ -154,10 +160,15 @@ def _work(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
             desk = _Desk(opened=opened, output=output)
             while True:
                 task: Task = boss.recv()
-                with suppress(Exception):  # the run itself comes to it, and says what is wrong
+                try:
                     for clock in desk.done(task):
                         tell("cell", clock)
-                tell("done", None)
+                except UserError as error:
+                    tell("refused", str(error))
+                except Exception:  # the run itself comes to it, and says what is wrong
+                    tell("done", None)
+                else:
+                    tell("done", None)
 
 
 class _Desk:

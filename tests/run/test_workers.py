@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from robustbench_lite.cli.app import main
+from robustbench_lite.errors import UserError
 from robustbench_lite.run import workers
 from robustbench_lite.run.evaluate import run
 from robustbench_lite.run.plan import Plan
@@ -82,6 +84,12 @@ def test_a_process_that_dies_is_no_loss(tmp_path: Path, monkeypatch: pytest.Monk
     whole = run(PLAN, out=tmp_path / "killed", jobs=2, reporter=Listening())
     pd.testing.assert_frame_equal(whole.records, run(PLAN, out=tmp_path / "alone").records)
     assert not whole.failed
+
+
+def test_a_mistake_that_shows_when_a_system_is_built_is_told(tmp_path: Path) -> None:
+    plan = replace(PLAN, defenses=("none", "safetynet"), attacks=("deepfool",), threats=("L2",))
+    with pytest.raises(UserError, match="safetynet learns from adversarial examples and needs a threat with a radius"):
+        run(plan, out=tmp_path, jobs=2)
 
 
 def test_how_many_there_are_unasked() -> None:
