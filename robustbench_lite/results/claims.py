@@ -1,7 +1,8 @@
 """What a defense claims and what it is worth: robust accuracy under adversaries who do not know it, and under all."""
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 from rich import box
@@ -19,12 +20,15 @@ _AVERAGED = r"[:,]eot=\d+$"
 NOTES = (
     "Claimed: the worst case over plain attacks, by who does not know the defense; where it rejects, their best point is"
     " judged once. Actual: over all attacks. =: nothing is hidden, so plain attacks know the defense.",
-    "Gap: paired by image, with its exact one-sided 95% bound; p of the exact McNemar test.",
+    "Gap: paired by image, with its exact one-sided 95% bound; p of the exact McNemar test. Furthest apart: the attack that"
+    " leaves most more to who does not know the defense (first) than to who does.",
 )
+_LABEL = 30  # columns of a defense's name before it is folded
 COLUMNS = (
     *SYSTEM,
     *("n", "clean_acc", "claimed", "claimed_low", "claimed_high", "claimed_by"),
     *("actual", "actual_low", "actual_high", "gap", "gap_at_least", "p"),
+    *("widest_by", "widest_plain", "widest_adaptive"),
 )
 
 
@@ -33,8 +37,10 @@ def claims(records: pd.DataFrame, *, expected: Expected | None = None) -> pd.Dat
 
     `claimed` is the worst case over the plain attacks, `claimed_by` the one that found most; `actual` is that over all
     attacks. `gap` is the difference over the same images, `gap_at_least` its exact one-sided 95 % bound, `p` of the exact
-    McNemar test. Where a defense hides nothing, plain attacks are adaptive ones, and nothing is between the two. Where a
-    sample has no verdict there is no figure.
+    McNemar test. `widest_by` is the attack that leaves most more to who does not know the defense (`widest_plain`) than to who
+    does (`widest_adaptive`): where some plain attack breaks a defense, the claim is gone, and the gap with it. Where a defense
+    hides nothing, plain attacks are adaptive ones, and nothing is between the two. Where a sample has no verdict there is no
+    figure.
 
     Raises:
         UserError: as `metrics.summarise`.
@@ -66,9 +72,12 @@ def table(found: pd.DataFrame, treatments: Mapping[str, Mapping[str, str]] | Non
 
 def _tables(found: pd.DataFrame) -> Iterator[Text | Table]:
     for (dataset, threat), own in found.groupby(["dataset", "threat"], sort=False):
-        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("", "clean", "claimed", "actual", "gap", "at least", "p"):
-            grid.add_column(name, justify="right" if name else "left", overflow="fold")
+        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        longest = max(len(str(name)) for name in own["defense"]) + 2
+        grid.add_column("", min_width=min(longest, _LABEL), overflow="fold")
+        for name in ("clean", "claimed", "actual", "gap", "at least", "p"):
+            grid.add_column(name, justify="right", no_wrap=True)
+        grid.add_column("furthest apart", overflow="fold")
         for model, rows in own.groupby("model", sort=False):
             grid.add_row(Text(str(model), style="bold"))
             for _, row in rows.iterrows():
@@ -80,9 +89,14 @@ def _tables(found: pd.DataFrame) -> Iterator[Text | Table]:
 def _cells(row: pd.Series) -> tuple[str, ...]:
     name, clean, actual = f"  {row['defense']}", percent(row["clean_acc"]), percent(row["actual"])
     if math.isnan(row["claimed"]):
-        return name, clean, "=", actual, "", "", ""
+        return name, clean, "=", actual, "", "", "", ""
     p = "< 0.0001" if row["p"] < 1e-4 else f"{row['p']:.2g}"
-    return name, clean, percent(row["claimed"]), actual, percent(row["gap"]), percent(row["gap_at_least"]), p
+    widest = (
+        f"{row['widest_by']} {percent(row['widest_plain'])} → {percent(row['widest_adaptive'])}"
+        if row["widest_by"]
+        else ""
+    )
+    return name, clean, percent(row["claimed"]), actual, percent(row["gap"]), percent(row["gap_at_least"]), p, widest
 
 
 def _told(found: pd.DataFrame, treatments: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -106,8 +120,9 @@ def _row(trial: Trial) -> dict[str, object]:
     row: dict[str, object] = {
         **dict(zip(SYSTEM, trial.system, strict=True)),
         **{"n": n, "clean_acc": float(right.mean()), "actual": float(actual.mean())},
-        **{"actual_low": low, "actual_high": high, "claimed_by": ""},
+        **{"actual_low": low, "actual_high": high, "claimed_by": "", "widest_by": ""},
         **dict.fromkeys(("claimed", "claimed_low", "claimed_high", "gap", "gap_at_least", "p"), math.nan),
+        **dict.fromkeys(("widest_plain", "widest_adaptive"), math.nan),
     }
     if not plain:
         return row
@@ -123,4 +138,21 @@ def _row(trial: Trial) -> dict[str, object]:
             "gap_at_least": at_least,
             "p": mcnemar(claimed, actual).p,
         },
+        **_widest(trial, plain),
     }
+
+
+def _widest(trial: Trial, plain: Sequence[int]) -> dict[str, object]:
+    """The attack that ran both ways and whose two shares are furthest apart; nothing where none ran both ways."""
+    shares: dict[tuple[str, bool], float] = {}
+    for place, cell in enumerate(trial.cells):
+        shares[re.sub(_AVERAGED, "", cell.key[4]), place in plain] = float((cell.fates["robust"] == 1).mean())
+    both = [
+        (share - shares[name, False], name)
+        for (name, is_plain), share in shares.items()
+        if is_plain and (name, False) in shares
+    ]
+    if not both:
+        return {}
+    _, name = max(both, key=lambda one: one[0])
+    return {"widest_by": name, "widest_plain": shares[name, True], "widest_adaptive": shares[name, False]}

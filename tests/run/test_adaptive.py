@@ -51,6 +51,7 @@ def test_what_has_no_gradient_is_attacked_plainly_and_through_its_stand_in(
     assert shares(result) == {False: 1.0, True: 0.0}
     (row,) = result.claims.to_dict("records")
     assert (row["claimed"], row["claimed_by"], row["actual"], row["gap"]) == (1.0, "fgsm", 0.0, 1.0)
+    assert (row["widest_by"], row["widest_plain"], row["widest_adaptive"]) == ("fgsm", 1.0, 0.0)
     assert 0.7 < row["gap_at_least"] < 1
     assert row["p"] < 1e-6
     fired = result.diagnostics[result.diagnostics["status"] == "fired"]["diagnostic"].tolist()
