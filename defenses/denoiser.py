@@ -8,7 +8,7 @@ from torch import Tensor
 from robustbench_lite.attack import Attack, craft
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.defenses.autoencoders import Denoiser, Spoil, learned, noisy, restored
-from robustbench_lite.defenses.robust import usual_attack
+from robustbench_lite.defenses.robust import usual_attack, with_radius
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
 from robustbench_lite.system import Purifier, System
@@ -80,15 +80,12 @@ class DenoisingAutoencoder(Defense):
         return Denoiser(system.input_shape[0], self.width)
 
     def _against(self, workshop: Workshop) -> Threat:
-        for threat in workshop.threats if self.threat is None else (self.threat,):
-            if threat.eps is not None and not threat.rendered:
-                plain = Threat(norm=threat.norm, eps=threat.eps)
-                self.attack.check(plain, workshop.train.num_classes)
-                return plain
-        raise UserError(
-            f"{self.name} with on=attack needs a threat with a radius; write {self.name}:on=attack,threat=(Linf:8/255), or "
-            "evaluate under one"
+        needed = (
+            f"{self.name} with on=attack needs a threat with a radius; write {self.name}:on=attack,threat=(Linf:8/255)"
         )
+        threat = with_radius(self.threat, workshop, needed)
+        self.attack.check(threat, workshop.train.num_classes)
+        return threat
 
     def _attacked(self, system: System, workshop: Workshop) -> Spoil:
         threat, seen = self._against(workshop), system.without_detector().to(workshop.device)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite.attack import Attack, craft, resolve_attack
 from robustbench_lite.attacks.options import at_least, between
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
+from robustbench_lite.defenses.robust import with_radius
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
@@ -151,16 +152,11 @@ class TaughtDetector(DetectorDefense):
         Raises:
             UserError: there is none, or an attack does not know the norm.
         """
-        for threat in workshop.threats if self.threat is None else (self.threat,):
-            if threat.eps is not None and not threat.rendered:
-                plain = Threat(norm=threat.norm, eps=threat.eps)
-                for attack in self.teachers:
-                    attack.check(plain, workshop.train.num_classes)
-                return plain
-        raise UserError(
-            f"{self.name} learns from adversarial examples and needs a threat with a radius; "
-            f"write {self.name}:threat=(Linf:8/255), or evaluate under one"
-        )
+        needed = f"{self.name} learns from adversarial examples and needs a threat with a radius; write "
+        threat = with_radius(self.threat, workshop, f"{needed}{self.name}:threat=(Linf:8/255)")
+        for attack in self.teachers:
+            attack.check(threat, workshop.train.num_classes)
+        return threat
 
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """With the threat and the attacks resolved."""

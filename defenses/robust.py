@@ -1,7 +1,7 @@
 """What trainings against a threat have in common: which threat, the radius' ramp, crafting, adversarial weights."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -62,14 +62,11 @@ class TrainsAgainst(Defense, TrainingOptions):
         Raises:
             UserError: there is none.
         """
-        offered = workshop.threats if self.threat is None else (self.threat,)
-        for threat in offered:
-            knows = not threat.rendered or all(threat.norm in attack.norms for attack in self.inner())
-            if threat.eps is not None and knows:
-                return replace(threat, goal="untargeted", target=None)
-        raise UserError(
-            f"{self.name} needs a threat with a radius to train against; "
-            f"write {self.name}:threat=(Linf:8/255), or evaluate under one"
+        return with_radius(
+            self.threat,
+            workshop,
+            f"{self.name} needs a threat with a radius to train against; write {self.name}:threat=(Linf:8/255)",
+            rendering=self.inner(),
         )
 
     def checked(self, threat: Threat, num_classes: int) -> Threat:
@@ -255,6 +252,22 @@ class Perturbing(Crafting):
         with awp.moved(model, {name: (defense.awp or 0.0) * move for name, move in uphill.items()}):
             yield
         self.left = None
+
+
+def with_radius(own: Threat | None, workshop: Workshop, refusal: str, *, rendering: Sequence[Attack] = ()) -> Threat:
+    """A defense's own threat, or the first of the evaluation that has a radius; always untargeted.
+
+    Args:
+        rendering: attacks that may turn, shift or paste, so that threats which do count where all of these know them.
+
+    Raises:
+        UserError: there is none; `refusal` says what it is needed for, and how one is given.
+    """
+    for threat in workshop.threats if own is None else (own,):
+        knows = bool(rendering) and all(threat.norm in attack.norms for attack in rendering)
+        if threat.eps is not None and (knows or not threat.rendered):
+            return replace(threat, goal="untargeted", target=None)
+    raise UserError(f"{refusal}, or evaluate under one")
 
 
 def usual_attack() -> Attack:

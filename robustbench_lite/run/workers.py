@@ -121,11 +121,12 @@ def _staff(plan: Plan, folder: Path, fresh: bool, count: int) -> Iterator[Sequen
     spawn = multiprocessing.get_context("spawn")
     pairs, people = [spawn.Pipe() for _ in range(count)], []
     try:
-        for _, far in pairs:
-            person = spawn.Process(target=_work, args=(plan, folder, fresh, far), daemon=True)
-            person.start()
-            far.close()
-            people.append(person)
+        with _deaf():
+            for _, far in pairs:
+                person = spawn.Process(target=_work, args=(plan, folder, fresh, far), daemon=True)
+                person.start()
+                far.close()
+                people.append(person)
         yield [near for near, _ in pairs]
     finally:
         for near, _ in pairs:
@@ -139,11 +140,31 @@ def _staff(plan: Plan, folder: Path, fresh: bool, count: int) -> Iterator[Sequen
                 person.kill()
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C, which a terminal sends to all: this one tells them to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
     """What such a process does until nobody talks to it any more."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        _serve(plan, folder, fresh, boss)
+    finally:
+        os._exit(0)  # at once: a second signal has nothing to interrupt
+
+
+def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
     from robustbench_lite.run.output import Output
 
-    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what is known is written
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
     def tell(kind: str, told: object) -> None:
@@ -205,6 +226,7 @@ class _Desk:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """End as after Ctrl-C: what is known is written."""
     raise KeyboardInterrupt
 
 

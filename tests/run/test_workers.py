@@ -119,6 +119,7 @@ def test_ctrl_c_stops_everybody_and_what_was_computed_is_kept(tmp_path: Path) ->
         [sys.executable, "-P", *call, "--out", str(tmp_path / "run"), "--samples", "20"],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "RBL_CACHE": str(tmp_path / "cache")},
         start_new_session=True,
         preexec_fn=_hears_ctrl_c,
     )
