@@ -1,6 +1,7 @@
 """EOT: climb the objective's mean over a camera's draws, so that what is found outlives being photographed."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from robustbench_lite.attack import EOT, Cost
@@ -46,9 +47,9 @@ class ExpectationOverTransformation(PGD):
         # its settings, not its name: what is kept of a run must not outlive a change of the file
         object.__setattr__(self, "camera", str(resolve_camera(self.camera)))
 
-    @property
+    @cached_property
     def eot(self) -> EOT:
-        """Over the camera's draws."""
+        """Over the camera's draws; asked for at every step, so the camera is read once."""
         return EOT(draws=self.draws, transform=resolve_camera(self.camera).photograph)
 
     def cost(self, num_classes: int) -> Cost:

@@ -59,8 +59,8 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
 
     Behind a camera an attack runs twice: by an adversary who does not know of it, and by one who averages over its draws;
     a defense that hides something is attacked twice as well, plainly and by somebody who knows it, but for attacks to which
-    that is the same. On a system that is
-    random by itself an attack averages where that is asked for, and where randomness is what the defense hides.
+    that is the same. On a system that is random by itself an attack averages where that is asked for, and where
+    randomness is what the defense hides.
     """
     behind = subject.bare is not None
     hidden = subject.hides and not behind
@@ -87,7 +87,7 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
 
 
 def _same_for_all(attack: Attack, subject: Subject) -> bool:
-    """Whether it makes no difference what the adversary knows: answers are all it sees, and they are neither drawn nor kept."""
+    """Whether it makes no difference what the adversary knows: answers are all it sees, and none is drawn or withheld."""
     system = subject.system
     return needs_of(attack) in (Needs.NOTHING, Needs.LABELS) and system.detector is None and not system.randomised
 
