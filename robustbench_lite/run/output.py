@@ -87,10 +87,10 @@ class Output:
         self._before[clock["key"]] = self._added(clock)
         self.records.trust(clock["key"])
 
-    def finished(self) -> frozenset[tuple[str, str, str]]:
-        """(model, defense, attack) of the cells that an earlier run has come to the end of."""
-        rows = [row for row in self._before.values() if row["failed"] == ""]
-        return frozenset((row["model"], row["defense"], row["attack"]) for row in rows)
+    def finished(self, count: int) -> frozenset[tuple[str, str, str, str]]:
+        """(model, defense, threat, attack) of the cells of so many samples that an earlier run has come to the end of."""
+        rows = [row for row in self._before.values() if row["failed"] == "" and row["expected"] >= count]
+        return frozenset((row["model"], row["defense"], row["threat"], row["attack"]) for row in rows)
 
     def _added(self, clock: dict[str, Any]) -> dict[str, Any]:
         """The clock with what was spent on its cell before."""

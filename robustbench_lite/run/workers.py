@@ -45,18 +45,19 @@ class Task:
         return f"{what} {self.model}, {self.defense}"
 
 
-def tasks_of(plan: Plan, finished: Collection[tuple[str, str, str]] = ()) -> list[Task]:
+def tasks_of(plan: Plan, finished: Collection[tuple[str, str, str, str]] = ()) -> list[Task]:
     """What is left to do: the systems first, then their attacks, which a plan is apt to name from quick to slow.
 
     Args:
-        finished: (model, defense, attack) of cells that are there.
+        finished: (model, defense, threat, attack) of cells that are there.
     """
     systems = [(model, defense) for model in plan.models for defense in plan.chains]
+    threats = [f"{threat}{plan.sees_through}" for threat in plan.threats]
     runs = [
         Task(model=model, defense=defense, attack=attack)
         for model, defense in systems
         for attack in plan.attacks[::-1]
-        if (model, defense, attack) not in finished
+        if any((model, defense, threat, attack) not in finished for threat in threats)
     ]
     left = {(task.model, task.defense) for task in runs}
     return [Task(model=model, defense=defense) for model, defense in systems if (model, defense) in left] + runs
@@ -80,7 +81,7 @@ def compute_ahead(setting: Setting, output: Any, jobs: int | None, reporter: Rep
     Raises:
         UserError: a system cannot be built, or attacked, as the plan has it.
     """
-    todo = tasks_of(setting.plan, output.finished())
+    todo = tasks_of(setting.plan, output.finished(len(setting.indices)))
     jobs = usual_jobs(setting, todo) if jobs is None else min(jobs, len(todo))
     if jobs < 2:
         return

@@ -102,8 +102,10 @@ def test_how_many_there_are_unasked() -> None:
     ]
     assert workers.usual_jobs(setting, few) == 1
     assert 1 <= workers.usual_jobs(setting, many) <= workers.MOST
-    left = workers.tasks_of(PLAN, [("linear", "none", attack) for attack in PLAN.attacks])
+    left = workers.tasks_of(PLAN, [("linear", "none", *PLAN.threats, attack) for attack in PLAN.attacks])
     assert {task.defense for task in left} == {"bit-depth:bits=2"}
+    two = replace(PLAN, threats=(*PLAN.threats, "Linf:0.3"))
+    assert len(workers.tasks_of(two, [("linear", "none", *PLAN.threats, attack) for attack in PLAN.attacks])) == 6
 
 
 @pytest.mark.parametrize("given", ["0", "two", "-1"])
