@@ -6,10 +6,11 @@ measures a model in training, `validation` is what early stopping looks at.
 """
 
 from robustbench_lite.training.average import Average
-from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate
+from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate, Watch
 from robustbench_lite.training.history import Epoch, Fitted, Moment, Score
 from robustbench_lite.training.loop import fit, threads_for
 from robustbench_lite.training.measure import accuracy, clean_validation, validation, watching_attack
+from robustbench_lite.training.mixture import Mixture
 from robustbench_lite.training.options import TrainingOptions
 from robustbench_lite.training.recipe import Recipe, default_recipe
 from robustbench_lite.training.seeds import derive, seeded, threads
@@ -27,12 +28,14 @@ __all__ = [
     "Epoch",
     "Fitted",
     "Loss",
+    "Mixture",
     "Moment",
     "Progress",
     "Recipe",
     "Score",
     "TrainingOptions",
     "Validate",
+    "Watch",
     "accuracy",
     "clean_validation",
     "default_recipe",

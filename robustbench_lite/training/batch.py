@@ -36,3 +36,5 @@ Around = Callable[[nn.Module, Batch, Moment], AbstractContextManager[None]]
 Validate = Callable[[nn.Module, Dataset, np.ndarray], Score]
 #: (steps done, steps in all, one line of text)
 Progress = Callable[[int, int, str], None]
+#: (the number of epochs that are done), after each
+Watch = Callable[[int], None]

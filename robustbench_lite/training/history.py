@@ -18,12 +18,13 @@ class Moment:
 
     Args:
         epoch: from 0. done: the share of all steps that is done, 0 to 1.
-        replay: how often the batch at hand was used before.
+        replay: how often the batch at hand was used before. batch: its number, from 0, counted over all epochs.
     """
 
     epoch: int
     done: float
     replay: int = 0
+    batch: int = 0
 
 
 class Score(NamedTuple):

@@ -20,9 +20,10 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
 from robustbench_lite.training.augment import moved
 from robustbench_lite.training.average import Average
-from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate
+from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate, Watch
 from robustbench_lite.training.history import Epoch, Fitted, Moment
 from robustbench_lite.training.layout import fast_layout, tiny
+from robustbench_lite.training.mixture import Mixture
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.resume import Saver
 from robustbench_lite.training.seeds import derive, seeded, threads
@@ -45,6 +46,8 @@ def fit(
     scratch: Path | None = None,
     around: Around | None = None,
     carry: dict[str, Tensor] | None = None,
+    watch: Watch | None = None,
+    mix: Mixture | None = None,
 ) -> Fitted:
     """Train `model` in place and leave it in eval mode.
 
@@ -59,6 +62,8 @@ def fit(
             perturbation moves the weights, and puts them back); it is given the whole batch, the loss each part of it.
         carry: what loss and `around` keep from one batch to the next, if anything; saved with every epoch, and put back
             into this very dictionary where a killed training goes on.
+        watch: called after every epoch with the kept weights in the model, in eval mode; what it puts into `carry` is saved.
+        mix: generated images that take the place of a share of every batch; validation sees real ones alone.
 
     Raises:
         UserError: the loss is not finite any more, or there are too few images to hold some out.
@@ -67,16 +72,20 @@ def fit(
     rows, held = np.arange(len(data)), np.zeros(0, dtype=np.int64)
     if validate is not None:
         rows, held = split(data.labels, recipe.validation, seed)
-    task = repr((recipe, seed, data.digest(), validate is not None, device.type, weights_digest(model.state_dict())))
+    pool, share = (data, ()) if mix is None else (mix.behind(data), (mix.share,))
+    weights = weights_digest(model.state_dict())
+    task = repr((recipe, seed, pool.digest(), validate is not None, device.type, weights, *share))
     with threads(threads_for(data, device)), fast_layout(model, data, device):
         training = _Training(
-            model=model, data=data, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows,
-            around=around or _nothing_around, carry={} if carry is None else carry,
+            model=model, data=pool, loss=loss, recipe=recipe, seed=seed, device=device, rows=rows,
+            around=around or _nothing_around, carry={} if carry is None else carry, mix=mix,
         )  # fmt: skip
         training.restore(saver := Saver(scratch, task))
         for number in range(len(training.history), recipe.epochs):
             training.run_epoch(number, progress)
             training.close_epoch(validate, held)
+            if watch is not None:
+                training.shown_to(watch)
             training.save(saver)
             if progress is not None:
                 progress((number + 1) * training.steps, training.steps * recipe.epochs, training.line())
@@ -123,6 +132,7 @@ class _Training:
     rows: np.ndarray
     around: Around
     carry: dict[str, Tensor]
+    mix: Mixture | None = None
     history: list[Epoch] = field(default_factory=list)
     best: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -142,7 +152,8 @@ class _Training:
         with seeded(derive(self.seed, "epoch", number), self.device):
             for step, (batch, replay) in enumerate(self.replayed(number)):
                 done = number * self.steps + step
-                total += self.step(batch, Moment(number, done / steps, replay)) * len(batch)
+                moment = Moment(number, done / steps, replay, done // self.recipe.replays)
+                total += self.step(batch, moment) * len(batch)
                 if self.average is not None:
                     self.average.update(done)
                 seen += len(batch)
@@ -192,7 +203,11 @@ class _Training:
         generator = torch.Generator().manual_seed(derive(self.seed, "shuffle", number))
         order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
         streams = self.streams.fold(number)
-        for chosen in np.array_split(order, self.cuts):
+        cuts = np.array_split(order, self.cuts)
+        if self.mix is not None:
+            real = len(self.data) - len(self.mix.data)
+            cuts = self.mix.into(cuts, real, derive(self.seed, "mixture", number))
+        for chosen in cuts:
             indices = torch.from_numpy(chosen)
             draws = streams[indices]
             x = moved(self.data.batch(chosen), draws, self.recipe.crop, self.recipe.flip)
@@ -212,6 +227,12 @@ class _Training:
             if not self.best or _rank(now) > _rank(self.history[self.best - 1]):
                 self.best = number
                 self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def shown_to(self, watch: Watch) -> None:
+        """Have somebody look at the network as it would be kept now."""
+        self.model.eval()
+        with self.kept_weights(), torch.no_grad():
+            watch(len(self.history))
 
     def kept_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept: the averaged ones, where there are such."""
@@ -276,7 +297,8 @@ def _rank(epoch: Epoch) -> tuple[float, float]:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        betas = (recipe.beta1, 0.999)
+        return torch.optim.Adam(model.parameters(), recipe.learning_rate, betas, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         model.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )

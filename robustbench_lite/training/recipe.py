@@ -38,7 +38,8 @@ class Recipe:
         learning_rate: at its highest. schedule: how it goes, step by step; `linear` and `cosine` fall to zero, `one-cycle`
             climbs from zero over the first two fifths and falls to it again (Rice et al. 2020, arXiv 2002.11569),
             `piecewise` is divided by ten at one half and at three quarters.
-        optimizer: `adam`, or `sgd` with Nesterov momentum 0.9. weight_decay: L2, on all parameters.
+        optimizer: `adam`, or `sgd` with Nesterov momentum 0.9. beta1: Adam's
+            momentum; GANs use 0.5 (Radford et al. 2016, arXiv 1511.06434). weight_decay: L2, on all parameters.
         validation: share of the training data held out (stratified, at most 1000 images) when there is a validation.
         validate_every: epochs between validations; the last epoch always has one.
         crop: pixels that an image may shift, the edge filled with black. flip: mirror every other image.
@@ -58,6 +59,7 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     optimizer: Optimizer = "adam"
+    beta1: float = 0.9
     schedule: Schedule = "linear"
     weight_decay: float = 0.0
     validation: float = 0.1
@@ -82,7 +84,7 @@ class Recipe:
             raise UserError(f"weight_decay={self.weight_decay:g}; accepted: 0 and more")
         if not 0 < self.validation < 1:
             raise UserError(f"validation={self.validation:g}; accepted: a share between 0 and 1, such as 0.1")
-        for name in ("ema", "label_smoothing"):
+        for name in ("beta1", "ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name):g}; accepted: from 0 to below 1")
         for name, kind in (("optimizer", Optimizer), ("schedule", Schedule), ("precision", Precision)):
