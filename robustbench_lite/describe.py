@@ -22,11 +22,17 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
         "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights.",
         "checkpoint:FILE": "Weights that rbl train wrote: .safetensors, with their card (.json) beside them.",
         "torchscript:FILE": "A TorchScript program.",
+        "vae:FILE": "A VAE that rbl generate train wrote, for --task reconstruction; ;judge=MODEL reads what it shows.",
+        "autoencoder:FILE": "An autoencoder, in the same way.",
+        "generator:FILE": "Either of them.",
+        "discriminator:FILE": "A GAN's discriminator, as a classifier of fake (0) and real (1) images.",
         "FILE.py:function": "Your own code: a function that returns an nn.Module from images in [0, 1] to logits.",
     },
     "dataset": {
         "npz:FILE": "Arrays x (N,H,W[,C] or N,C,H,W; uint8, or float in [0, 1]) and y (N); ;train=FILE to train on.",
         "folder:DIR": "A folder of images for each class; ;train=DIR to train on.",
+        "versus:FILE": "Images of ;dataset=NAME (real) and a generator's own (fake), to be told apart.",
+        "generated:FILE": "Images that a generator makes; ;count=N;seed=N;judge=(checkpoint:FILE);confidence=0.5.",
     },
 }
 _SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
@@ -52,7 +58,7 @@ class Description:
 
     Args:
         what: its first sentence. text: the rest of its docstring up to the arguments.
-        facts: needs, norms, aims (attacks); trains, adaptivity (defenses).
+        facts: needs, norms, aims (attacks); trains, adaptivity (defenses); density (generators).
         source: the paper. origin: the distribution that it comes from.
         error: why it cannot be loaded; then everything else is empty. shown: a spec that names it, where the rule for
             plugins does not make one.
@@ -229,6 +235,7 @@ def _facts(plugin: Any) -> dict[str, str]:
         "needs": getattr(getattr(plugin, "needs", None), "value", ""),
         "norms": ", ".join(getattr(plugin, "norms", ())),
         "aims": ", ".join(getattr(plugin, "aims", ())),
+        "density": {"none": "no prior to sample from"}.get(density := getattr(plugin, "density", ""), density),
         "foreign": "another library's code; a row may feel its neighbours" if getattr(plugin, "foreign", False) else "",
         "adaptivity": getattr(plugin, "adaptivity", ""),
         "why": getattr(plugin, "why_plain", ""),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import certify, evaluate, explain, listing, report, rubbish, show, train
+from robustbench_lite.cli import certify, evaluate, explain, generate, listing, report, rubbish, show, train
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.errors import UserError
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.add_typer(generate.app, name="generate")
 app.command("certify", epilog=certify.EXAMPLES)(certify.certify)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("rubbish", epilog=rubbish.EXAMPLES)(rubbish.rubbish)

@@ -23,8 +23,12 @@ Examples:
   rbl list attacks
   rbl list models --format json
 """
-KINDS = ("attacks", "defenses", "models", "datasets", "physical")
-_FACTS: dict[str, tuple[str, ...]] = {"attack": ("needs", "norms"), "defense": ("trains", "adaptivity")}
+KINDS = ("attacks", "defenses", "models", "datasets", "generators", "physical")
+_FACTS: dict[str, tuple[str, ...]] = {
+    "attack": ("needs", "norms"),
+    "defense": ("trains", "adaptivity"),
+    "generator": ("density",),
+}
 _OURS = "robustbench-lite"
 
 
@@ -44,11 +48,14 @@ def kind_of(given: str) -> "Kind | Literal['physical']":
 
 def listing(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="attacks, defenses, models, datasets or physical.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KIND", help="attacks, defenses, models, datasets, generators or physical.", show_default=False
+        ),
     ],
     format: Annotated[str, option("table|json", "Of the list.", default="table")] = "table",
 ) -> None:
-    """List the attacks, defenses, models, datasets or physical cameras that there are.
+    """List the attacks, defenses, models, datasets, generators or physical cameras that there are.
 
     Those of installed plugins too; one that cannot be loaded is shown with its error.
     """

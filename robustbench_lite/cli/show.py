@@ -23,11 +23,14 @@ Examples:
 
 def show(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="attack, defense, model, dataset or physical.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KIND", help="attack, defense, model, dataset, generator or physical.", show_default=False
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="As rbl list says it.", show_default=False)],
 ) -> None:
-    """Show what an attack, a defense, a model, a dataset or a physical camera is, and its options."""
+    """Show what an attack, a defense, a model, a dataset, a generator or a physical camera is, and its options."""
     chosen = kind_of(kind)
     from rich.console import Group
 
@@ -79,4 +82,6 @@ def _options(one: "Description") -> "RenderableType":
 
 def _example(one: "Description") -> str:
     """A command line that uses it."""
+    if one.kind == "generator":
+        return f"rbl generate train --generator {shlex.quote(one.example)} --out FILE.safetensors"
     return f"rbl evaluate --{one.kind} {shlex.quote(one.example)}"
