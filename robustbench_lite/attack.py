@@ -186,6 +186,10 @@ class Attack:
     version: ClassVar[int] = 1
     #: the watch sits elsewhere (a substitute, say): only the last point is judged, once
     submits_last: ClassVar[bool] = False
+    #: it reads codes and reconstructions, which only a system that reconstructs has
+    needs_codes: ClassVar[bool] = False
+    #: each lane aims at another image of the target class; see `pictures`
+    aims_at_pictures: ClassVar[bool] = False
     #: another library's code: run as it is, on a micro-batch at a time, and exempt from the law that rows feel no neighbours
     foreign: ClassVar[bool] = False
 

@@ -7,7 +7,7 @@ points are `pending` until the verdict confirms them; an attack never reports a 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from robustbench_lite.errors import CapabilityError
 from robustbench_lite.objectives import Goal, Objective, knowing, rejection
 from robustbench_lite.opened import Opened
 from robustbench_lite.randomness import Draws
-from robustbench_lite.rows import Rows, along
+from robustbench_lite.rows import Rows, along, concat
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -46,6 +46,8 @@ class Answer(Rows):
         labels: (n,) int64, the answers; -1 where the image was rejected.
         adversarial: (n,) bool, whether this query (of several draws: most of them) broke the sample, goal and rejection
             included. An attack may steer by it; it may not report it.
+        said: everything that a system that reconstructs says of the images, codes and reconstructions too; None of a
+            classifier, and below `gradients`.
     """
 
     values: Tensor
@@ -53,6 +55,7 @@ class Answer(Rows):
     scores: Tensor | None = None
     labels: Tensor | None = None
     adversarial: Tensor
+    said: Outputs | None = None
 
     def __getitem__(self, index: Tensor | slice) -> "Answer":
         raise TypeError("an answer belongs to its query; slice what you keep of it")
@@ -65,6 +68,7 @@ class Answer(Rows):
             scores=None if self.scores is None else self.scores[:count],
             labels=None if self.labels is None else self.labels[:count],
             adversarial=self.adversarial[:count],
+            said=None if self.said is None else self.said[:count],
         )
 
     @staticmethod
@@ -76,7 +80,9 @@ class Answer(Rows):
             return None if parts[0] is None else torch.cat(parts, along)
 
         names = {"values": 1, "grads": 1, "scores": 0, "labels": 0, "adversarial": 0}
-        return Answer(**{name: join(name, along) for name, along in names.items()})
+        said = [answer.said for answer in answers if answer.said is not None]
+        joint = concat(said) if len(said) == len(answers) else None
+        return Answer(said=joint, **{name: join(name, along) for name, along in names.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,15 +351,13 @@ class Oracle:
         reached = self._goal.reached(outputs).long()
         for number in range(1, count):
             more, more_values, more_found = self._ask(x, objectives, with_grads, number)
-            reject = None if outputs.reject is None or more.reject is None else outputs.reject + more.reject
             reached = reached + self._goal.reached(more)
-            outputs = Outputs(scores=outputs.scores + more.scores, reject=reject)
+            outputs = _sum(outputs, more)
             values = values + more_values
             found = None if found is None or more_found is None else found + more_found
         if count == 1:
             return outputs, values, found, reached > 0
-        reject = None if outputs.reject is None else outputs.reject / count
-        mean = Outputs(scores=outputs.scores / count, reject=reject)
+        mean = _each(outputs, lambda value: value / count)
         return mean, values / count, None if found is None else found / count, 2 * reached > count
 
     def _ask(
@@ -370,9 +374,7 @@ class Oracle:
             joint = rejection not in objectives
             columns = [(knowing(climbed) if joint else climbed)(outputs, self._goal) for climbed in objectives]
             found = _gradients(columns, leaf) if with_grads else None
-        kept = Outputs(
-            scores=outputs.scores.detach(), reject=None if outputs.reject is None else outputs.reject.detach()
-        )
+        kept = _each(outputs, Tensor.detach)
         values = torch.stack([column.detach() for column in columns]) if columns else x.new_zeros((0, len(x)))
         return kept, values, found
 
@@ -413,7 +415,22 @@ class Oracle:
         values = values.masked_fill(unpaid, -torch.inf)
         labels = torch.where(outputs.accepted() & ~unpaid, outputs.prediction(), -1)
         scores = None if self._needs is Needs.LABELS else outputs.scores.masked_fill(unpaid[:, None], torch.nan)
-        return Answer(values=values, grads=found, scores=scores, labels=labels, adversarial=adversarial)
+        said = None
+        if outputs.code is not None and self._needs is Needs.GRADIENTS:
+            said = _each(outputs, lambda value: value.masked_fill(along(unpaid, value), torch.nan))
+        return Answer(values=values, grads=found, scores=scores, labels=labels, adversarial=adversarial, said=said)
+
+
+def _each(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """The outputs with every tensor in them changed."""
+    tensors = {item.name: getattr(outputs, item.name) for item in fields(outputs)}
+    return replace(outputs, **{name: change(value) for name, value in tensors.items() if value is not None})
+
+
+def _sum(one: Outputs, other: Outputs) -> Outputs:
+    """Two answers of one system, added up."""
+    tensors = {item.name: (getattr(one, item.name), getattr(other, item.name)) for item in fields(one)}
+    return replace(one, **{name: left + right for name, (left, right) in tensors.items() if left is not None})
 
 
 def _gradients(columns: list[Tensor], leaf: Tensor) -> Tensor:

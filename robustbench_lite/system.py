@@ -24,10 +24,15 @@ class Outputs(Rows):
     Args:
         scores: (n, k) float32, logits.
         reject: (n,) float32, the detector's score minus its threshold: above 0 the image is rejected; None without one.
+        code: (n, latent), the mean code. log_variance: (n, latent), of the Gaussian around it, or None where the code is a
+            point. image: (n, c, h, w), the reconstruction. All None of a system that only classifies; see `Observed`.
     """
 
     scores: Tensor
     reject: Tensor | None = None
+    code: Tensor | None = None
+    log_variance: Tensor | None = None
+    image: Tensor | None = None
 
     def prediction(self) -> Tensor:
         """The class with the largest score, (n,) int64."""
@@ -38,6 +43,22 @@ class Outputs(Rows):
         if self.reject is None:
             return torch.ones(len(self.scores), dtype=torch.bool, device=self.scores.device)
         return ~(self.reject > 0)
+
+
+class Observed(nn.Module):
+    """A model that says more than scores: it encodes an image, reconstructs it, and has the reconstruction judged."""
+
+    def observe(self, x: Tensor) -> Outputs:
+        """Images (n, c, h, w) -> scores, code and reconstruction, all differentiable."""
+        raise NotImplementedError
+
+    def drawn(self, x: Tensor, draws: Draws, index: int = 0) -> Tensor:
+        """The scores (n, k) of what a draw of the code is decoded to; where the code is a point, as `forward`."""
+        return self.observe(x).scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) -> scores (n, k)."""
+        return self.observe(x).scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +134,12 @@ class System:
         for purifier in self.purifiers:
             x = _purify(purifier, x, draws, index, adaptive)
         model = self.differentiable_as if adaptive and self.differentiable_as is not None else self.model
+        seen = x
         if self.channels_last and model is self.model:
-            scores = model(x.contiguous(memory_format=torch.channels_last))
-        else:
-            scores = model(x)
+            seen = x.contiguous(memory_format=torch.channels_last)
+        said = model.observe(seen) if isinstance(model, Observed) else Outputs(scores=model(seen))
         reject = None if self.detector is None else self.detector.score(x) - self.detector.threshold
-        return Outputs(scores=scores.float(), reject=reject)
+        return replace(said, scores=said.scores.float(), reject=reject)
 
     @property
     def randomised(self) -> bool:

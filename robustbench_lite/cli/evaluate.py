@@ -16,6 +16,7 @@ from robustbench_lite.cli.printing import (
     show_detection,
     show_physical,
     show_place,
+    show_reconstruction,
     show_results,
 )
 from robustbench_lite.cli.progress import Bars
@@ -43,6 +44,12 @@ _PLAN = Plan()
 def evaluate(
     config: Annotated[
         Path | None, option("FILE", "A plan (TOML), such as the plan.toml of a run; options given besides override it.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        option(
+            "classify|reconstruction", "What is attacked: a class, or what comes back of an image.", default=_PLAN.task
+        ),
     ] = None,
     dataset: Annotated[str | None, option("NAME", "What is classified.", default=_PLAN.dataset)] = None,
     model: Annotated[list[str] | None, option("NAME", "The classifiers.", default=_PLAN.models)] = None,
@@ -137,9 +144,10 @@ def evaluate(
     as it comes: a run that was stopped goes on where it was when it is started again.
     """
     form = one_of("format", format, FORMATS)
-    plan = _PLAN if config is None else Plan.load(config)
+    plan = Plan.of_task(task or _PLAN.task) if config is None else Plan.load(config)
     plan = plan.with_options(
         {
+            "task": task,
             "dataset": dataset,
             "models": tuple(model or ()),
             "defenses": tuple(defense or ()),
@@ -203,6 +211,7 @@ def _show(result: "Result", form: str) -> None:
     show_claims(result.claims, result.environment, stderr=aside)
     show_detection(result.records, stderr=aside)
     show_physical(result.physical, stderr=aside)
+    show_reconstruction(result.reconstruction, stderr=aside)
     show_checks(result.diagnostics, stderr=aside)
     assert result.out is not None
     show_place(result.out, stderr=aside)

@@ -124,6 +124,14 @@ def show_physical(physical: "pd.DataFrame", *, stderr: bool = False) -> None:
         show(tables(physical), stderr=stderr)
 
 
+def show_reconstruction(found: "pd.DataFrame", *, stderr: bool = False) -> None:
+    """What comes back of the examples; nothing where no reconstruction was attacked."""
+    if len(found):
+        from robustbench_lite.results.reconstruction import tables
+
+        show(tables(found), stderr=stderr)
+
+
 def show_frame(frame: "pd.DataFrame") -> None:
     """A small table as it is, numbers to the right; shares are texts already."""
     from rich import box

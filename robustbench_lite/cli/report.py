@@ -13,6 +13,7 @@ from robustbench_lite.cli.printing import (
     show_claims,
     show_detection,
     show_physical,
+    show_reconstruction,
     show_results,
 )
 
@@ -41,7 +42,7 @@ def report(
     from robustbench_lite.results.metrics import summarise
     from robustbench_lite.results.stages import by_stage
     from robustbench_lite.run.evaluate import expected_of
-    from robustbench_lite.run.output import read_environment, read_physical, read_run
+    from robustbench_lite.run.output import read_environment, read_physical, read_reconstruction, read_run
 
     records, timings, diagnostics = read_run(folder)
     expected = expected_of(timings)
@@ -51,4 +52,5 @@ def report(
     show_claims(claims(records, expected=expected), read_environment(folder), stderr=form != "table")
     show_detection(records, stderr=form != "table")
     show_physical(read_physical(folder), stderr=form != "table")
+    show_reconstruction(read_reconstruction(folder), stderr=form != "table")
     show_checks(diagnostics, stderr=form != "table")

@@ -17,21 +17,25 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
+from robustbench_lite.results import reconstruction as rebuilding
 from robustbench_lite.results.claims import claims, known
 from robustbench_lite.results.compare import compare_rows
 from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
+from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell, Ran
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
+from robustbench_lite.run.reconstruction import Mirror
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.trial import clock_of, smaller, trial
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.system import System
+from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
 TIMINGS = (
@@ -49,6 +53,7 @@ class Result:
         examples: (model, defense, threat, attack) -> {index: adversarial image (c, h, w)}, as many as were asked for.
         environment: versions, device, digests. out: where it lies on disk, or None.
         physical, sweep: behind a camera, what it shows of the examples (`results.physical`); else empty.
+        reconstruction, panel: of task=reconstruction, what comes back of the examples, in numbers and pictures; else empty.
     """
 
     plan: Plan
@@ -62,6 +67,8 @@ class Result:
     out: Path | None = None
     physical: pd.DataFrame = field(default_factory=pd.DataFrame)
     sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reconstruction: pd.DataFrame = field(default_factory=pd.DataFrame)
+    panel: tuple[Strip, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -128,7 +135,8 @@ def evaluate(
     Raises:
         UserError: something in what was given; the message says what, and what is accepted.
     """
-    plan = _planned(plan or Plan(), model, x, attacks, threat, defense, dataset, options)
+    plan = plan or Plan.of_task(str(options.get("task", "classify")))
+    plan = _planned(plan, model, x, attacks, threat, defense, dataset, options)
     given = _objects(attacks)
     data = None if x is None else _tensors(x, y)
     return run(plan, model=model, data=data, attacks=given, targets=targets, out=out, reporter=reporter, fresh=fresh)
@@ -190,6 +198,8 @@ def _trial(
         frames.append(ran.rows)
         needs[cell.attack_text] = needs_of(cell.attack).value
         shown.append(collected.add(cell, ran))
+        if task_of(setting.plan.task).reconstructs:
+            collected.reconstruct(cell, ran, shown[-1])
     if setting.camera is not None:
         reporter.begin(f"what the camera sees of {subject.model}, {subject.defense}, {threat_text}", 0)
         collected.photograph(subject, setting.camera, threat, threat_text, shown)
@@ -235,6 +245,18 @@ class _Collected:
     examples: dict[tuple[str, str, str, str], dict[int, np.ndarray]] = field(default_factory=dict)
     physical: list[pd.DataFrame] = field(default_factory=list)
     swept: list[pd.DataFrame] = field(default_factory=list)
+    rebuilt: list[pd.DataFrame] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
+
+    def reconstruct(self, cell: Cell, ran: Ran, shown: Shown) -> None:
+        """Measure what comes back of the examples of an attack, or look it up; some of them are kept to be drawn."""
+        mirror = Mirror.of(cell, ran, shown)
+        measured = self.output.measured(mirror.digest, mirror.measure, "reconstruction")
+        names = (self.setting.data.name, cell.subject.model, cell.threat_text, cell.attack_text)
+        who: dict[str, Any] = dict(zip(rebuilding.WHO, names, strict=True))
+        row = who | rebuilding.figures(measured) | {"key": cell.key}
+        self.rebuilt.append(pd.DataFrame([row], columns=list(rebuilding.COLUMNS)))
+        self.strips += mirror.strips(measured, names)
 
     def photograph(self, subject: Subject, camera: Camera, threat: Threat, text: str, shown: Sequence[Shown]) -> None:
         """Measure what the camera shows of the clean images and of every attack's examples, or look it up."""
@@ -280,6 +302,8 @@ class _Collected:
             class_names=self.setting.data.class_names,
             physical=pd.concat(self.physical, ignore_index=True) if self.physical else pd.DataFrame(),
             sweep=pd.concat(self.swept, ignore_index=True) if self.swept else pd.DataFrame(),
+            reconstruction=pd.concat(self.rebuilt, ignore_index=True) if self.rebuilt else pd.DataFrame(),
+            panel=tuple(self.strips),
         )
         self.output.end(result)
         return result

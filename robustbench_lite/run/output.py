@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.results import curve as curves
 from robustbench_lite.results import physical as physics
 from robustbench_lite.results import plots, tables
+from robustbench_lite.results import reconstruction as reconstructions
 from robustbench_lite.results.detection import detection, roc
 from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
@@ -121,11 +122,11 @@ class Output:
                 atomic_write(path, lambda temporary: _savez(temporary, index, images))
         return kept
 
-    def measured(self, name: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """What was measured under this name, by this run or an earlier one."""
+    def measured(self, name: str, measure: Callable[[], pd.DataFrame], kind: str = "physical") -> pd.DataFrame:
+        """What was measured under this name, by this run or an earlier one; `kind` is the folder that it is kept in."""
         if self.folder is None:
             return measure()
-        path = self.folder / "physical" / f"{name}.parquet"
+        path = self.folder / kind / f"{name}.parquet"
         with contextlib.suppress(OSError, ValueError):
             return pd.read_parquet(path)
         frame = measure()
@@ -144,6 +145,7 @@ class Output:
             if len(result.records):
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
+                write_reconstruction(self.folder, result.reconstruction, result.panel)
                 write_detection(self.folder, result.records)
                 if len(pairs := result.comparisons):
                     self._text("comparisons.csv", pairs.to_csv(index=False, lineterminator="\n"))
@@ -182,6 +184,15 @@ def write_physical(folder: Path, physical: pd.DataFrame, sweep: pd.DataFrame, re
         atomic_write(folder / "sweep.png", partial(plot_sweep, sweep))
 
 
+def write_reconstruction(folder: Path, found: pd.DataFrame, panel: Sequence[reconstructions.Strip]) -> None:
+    """reconstruction.csv and reconstruction.png, where reconstructions were attacked."""
+    if len(found):
+        text = found.to_csv(index=False, lineterminator="\n")
+        atomic_write(folder / "reconstruction.csv", text.encode())
+    if panel:
+        atomic_write(folder / "reconstruction.png", partial(reconstructions.plot_strips, panel))
+
+
 def write_detection(folder: Path, records: pd.DataFrame) -> None:
     """detection.csv, roc.csv and roc.png, where some system has a detector."""
     found = detection(records)
@@ -197,6 +208,16 @@ def read_physical(folder: Path) -> pd.DataFrame:
     """The table physical.csv of a run; empty where it has none."""
     try:
         return pd.read_csv(folder / "physical.csv", keep_default_na=False, na_values={"destruction": [""]})
+    except (OSError, ValueError):
+        return pd.DataFrame()
+
+
+def read_reconstruction(folder: Path) -> pd.DataFrame:
+    """The table reconstruction.csv of a run; empty where it has none."""
+    try:
+        return pd.read_csv(
+            folder / "reconstruction.csv", keep_default_na=False, na_values=list(reconstructions.NUMBERS)
+        )
     except (OSError, ValueError):
         return pd.DataFrame()
 
@@ -250,7 +271,10 @@ def environment(data: Dataset, device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "git commit": _commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": {"name": data.name, "split": data.split, "digest": data.digest(), "n": len(data.labels)},
+        "data": {
+            **{"name": data.name, "split": data.split, "digest": data.digest(), "n": len(data.labels)},
+            **({"provenance": dict(data.provenance)} if data.provenance else {}),
+        },
     }
 
 

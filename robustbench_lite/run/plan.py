@@ -11,6 +11,7 @@ import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
 from robustbench_lite.specs import parse_chain
+from robustbench_lite.task import CLASSIFY, task_of
 
 #: the options that hold several values, and what a user calls one of them
 PLURAL = {"models": "model", "defenses": "defense", "attacks": "attack", "threats": "threat"}
@@ -38,6 +39,7 @@ class Plan:
         adaptive: who attacks a defense that hides something (rejects, saturates, rounds, draws): an adversary who does not
             know of it (`no`: what is claimed), one who does (`yes`), or both. Other defenses hide nothing.
         ablate: also every chain of defenses without each of its parts.
+        task: `classify`, or `reconstruction`, of models that encode and decode images; see `task.Task`.
 
     Raises:
         UserError: a value that is not accepted.
@@ -65,6 +67,7 @@ class Plan:
     verdict_draws: int | None = None
     adaptive: str = "both"
     ablate: bool = False
+    task: str = "classify"
 
     def __post_init__(self) -> None:
         for name, one in PLURAL.items():
@@ -80,6 +83,7 @@ class Plan:
             raise _not_accepted("adaptive", self.adaptive, ADAPTIVE)
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda(self.device):
             raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
+        task_of(self.task)
         if self.examples != "all" and not self.examples.isdigit():
             raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
         if self.eot is not None and not 0 <= self.eot <= 1000:
@@ -94,9 +98,20 @@ class Plan:
     def to_toml(self) -> str:
         """The plan as TOML; `Plan.from_toml` reads it back to an equal plan."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.task == CLASSIFY.name:  # a plan of before there were tasks prints as it did, and keeps its digest
+            del values["task"]
         return tomli_w.dumps(
             {name: value for name, value in values.items() if value is not None}, multiline_strings=False
         )
+
+    @classmethod
+    def of_task(cls, name: str) -> "Plan":
+        """The plan of a task when nobody says more.
+
+        Raises:
+            UserError: there is no such task.
+        """
+        return cls(task=name, **task_of(name).defaults)
 
     @classmethod
     def from_toml(cls, text: str, source: str = "the plan") -> "Plan":
@@ -109,7 +124,8 @@ class Plan:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{source} is not TOML: {error}") from None
-        return cls(**_checked(table, source))
+        values = _checked(table, source)
+        return cls(**{**task_of(values.get("task", CLASSIFY.name)).defaults, **values})
 
     @classmethod
     def load(cls, path: Path) -> "Plan":

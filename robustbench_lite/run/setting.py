@@ -27,6 +27,7 @@ from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.tries import check as check_tries
 from robustbench_lite.run.tries import sitting_of, without_eot
 from robustbench_lite.system import System
+from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
 
@@ -79,6 +80,9 @@ class Setting:
         _check(chosen, threats, data, targets)
         check_tries(plan, chosen, threats)
         _check_camera(camera, threats)
+        _check_task(plan, chosen)
+        if task_of(plan.task).reconstructs:
+            datasets.outside(data, indices, 1)  # there must be something to aim at
         if any(prepares(attack, threat) for attack in chosen.values() for threat in threats.values()):
             datasets.outside(data, indices, 1)  # there must be something to learn from
         return cls(
@@ -172,6 +176,24 @@ def _check_camera(camera: Camera | None, threats: Mapping[str, Threat]) -> None:
             raise UserError(
                 f"physical is for threats in a norm; {text} moves or pastes its images itself: give one of the two"
             )
+
+
+def _check_task(plan: Plan, attacks: Mapping[str, Attack]) -> None:
+    """Codes are there to be attacked where the task has them; what is around a classifier has no place there."""
+    if not task_of(plan.task).reconstructs:
+        for attack in attacks.values():
+            if any(stage.needs_codes for stage in (attack, *attack.stages())):
+                raise UserError(
+                    f"{attack.name} compares codes and reconstructions, which a classifier has not;"
+                    " it is for task=reconstruction and a model such as vae:FILE"
+                )
+        return
+    if plan.defenses != ("none",):
+        odd = next(text for text in plan.defenses if text != "none")
+        raise UserError(f"task=reconstruction attacks a generator as it is; {odd} is for classifiers: leave it out")
+    if plan.physical is not None or plan.precision == "bfloat16":
+        what = "physical" if plan.physical is not None else "precision=bfloat16"
+        raise UserError(f"{what} is for task=classify; leave it out with task=reconstruction")
 
 
 def _check_column(targets: Tensor | None, data: Dataset) -> None:

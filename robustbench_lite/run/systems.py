@@ -17,7 +17,8 @@ from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.run.treatment import hides
-from robustbench_lite.system import System
+from robustbench_lite.system import Observed, System
+from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
 
@@ -42,7 +43,7 @@ class Builder:
 
     Args:
         data: the test split, for shape and classes. given: the caller's own system instead of the plan's model specs.
-        training: (done, total, text) of a training under way.
+        training: (done, total, text) of a training under way. judges: what reads reconstructions, kept.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Builder:
     threats: tuple[Threat, ...]
     training: Callable[[int, int, str], None]
     given: System | None = None
+    judges: Shelf | None = None
 
     def systems(self) -> Iterator[Built]:
         """Every model with every defense, in the order of the plan."""
@@ -73,6 +75,8 @@ class Builder:
         return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hidden and adaptive)
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
+        if task_of(self.plan.task).reconstructs:
+            return self._reconstructing(model)
         if self.given is not None:
             return self.given
         return zoo.load(
@@ -82,6 +86,18 @@ class Builder:
             allow_pickle=self.plan.allow_pickle,
             class_names=self.data.class_names,
         )
+
+    def _reconstructing(self, model: str) -> System:
+        """The model with the classifier that reads its reconstructions."""
+        if self.given is not None:
+            if not isinstance(self.given.model, Observed):
+                raise UserError(f"{model} is a classifier and reconstructs nothing; leave out task=reconstruction")
+            return self.given
+        if not zoo.reconstructs(model):
+            wanted = "vae:FILE, autoencoder:FILE or generator:FILE"
+            raise UserError(f"{model} is a classifier and reconstructs nothing; accepted: {wanted}, or task=classify")
+        self.judges = self.judges or self.shelf().of(self.data.num_classes)
+        return zoo.load_reconstructing(model, input_shape=self.data.shape, judge=self.judges.model)
 
     def _workshop(self) -> Workshop:
         """Made only when something is to be trained: the training split may not be there."""

@@ -15,6 +15,7 @@ from robustbench_lite.run.reporter import Reporter
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.tries import tries
+from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
 Held = Callable[[str], frozenset[int]]
@@ -39,7 +40,7 @@ def trial(
             attack_text=one.text,
             threat=threat,
             threat_text=threat_text,
-            early_exit=plan.early_exit,
+            early_exit=plan.early_exit and not task_of(plan.task).reconstructs,
             precision="float32" if subject.reduced is None else plan.precision,
             targets=setting.targets,
             keep=_keep(plan, len(subject.indices)),
@@ -103,5 +104,5 @@ def smaller(subject: Subject, reporter: Reporter) -> Subject | None:
 
 
 def _keep(plan: Plan, count: int) -> frozenset[int]:
-    every = plan.examples == "all" or plan.physical is not None
+    every = plan.examples == "all" or plan.physical is not None or task_of(plan.task).reconstructs
     return frozenset(range(count if every else min(int(plan.examples), count)))

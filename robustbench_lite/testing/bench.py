@@ -15,7 +15,7 @@ from robustbench_lite.norms.rowwise import row_sum
 from robustbench_lite.oracle import Ledger, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, concat
-from robustbench_lite.system import System
+from robustbench_lite.system import Observed, Outputs, System
 from robustbench_lite.threat import Threat
 
 #: as in the engine: a smaller micro-batch is padded with copies of its first row, so that every kernel is the same
@@ -110,6 +110,36 @@ def constant(num_classes: int) -> System:
     return System(model=Rowwise([(weight, bias)]), num_classes=num_classes, input_shape=SHAPE)
 
 
+class Mirrored(Observed):
+    """A random encoder of two layers and a random linear decoder before a judge; a row has the same bits in any batch."""
+
+    def __init__(self, judge: nn.Module, latent: int = 6, seed: int = 5) -> None:
+        super().__init__()
+        random, inputs, hidden = np.random.default_rng(seed), int(np.prod(SHAPE)), 8
+        first = random.normal(size=(hidden, inputs)) / np.sqrt(inputs)
+        second = random.normal(size=(2 * latent, hidden)) / np.sqrt(hidden)
+        # Centred on mid-grey, so that images differ in which units are on.
+        layers = [
+            _layer(first, -first.sum(1) / 2 + random.normal(size=hidden) * 0.1),
+            _layer(second, np.zeros(2 * latent)),
+        ]
+        self.encoder = Rowwise(layers)
+        self.decoder = Rowwise([_layer(random.normal(size=(inputs, latent)), np.full(inputs, 0.5))])
+        self.judge = judge
+
+    def observe(self, x: Tensor) -> Outputs:
+        """See `Observed.observe`."""
+        code, log_variance = self.encoder(x).chunk(2, 1)
+        image = self.decoder(code).view(-1, *SHAPE)
+        return Outputs(scores=self.judge(image), code=code, log_variance=log_variance, image=image)
+
+
+def for_attack(attack: Attack, system: System) -> System:
+    """The system, behind an encoder and a decoder where the attack needs codes."""
+    reconstructs = attack.needs_codes and not isinstance(system.model, Observed)
+    return system.with_model(Mirrored(system.model)) if reconstructs else system
+
+
 def images(count: int = FLOOR, seed: int = 1) -> Tensor:
     """Random images (count, *SHAPE); the first ones have pixels at both walls of the box."""
     random = np.random.default_rng(seed)
@@ -149,8 +179,8 @@ class Case:
     @classmethod
     def of(cls, attack: Attack, threat: Threat, num_classes: int, *, system: System | None = None) -> "Case":
         """The attack, prepared against the victim on other images than those it will run on."""
-        system = victim(num_classes) if system is None else system
-        x, other = images(), images(16, seed=2)
+        system = for_attack(attack, victim(num_classes) if system is None else system)
+        x, other = images(), images(64 if attack.aims_at_pictures else 16, seed=2)
         with torch.no_grad():
             y, other_y = system(x).prediction(), system(other).prediction()
         attack = bound(attack, Untrained(num_classes))
@@ -162,6 +192,7 @@ class Case:
 
     def on(self, system: System) -> "Case":
         """The same attack, as it is prepared, on another system."""
+        system = for_attack(self.attack, system)
         with torch.no_grad():
             y = system(self.x).prediction()
         return replace(self, system=system, y=y)._with_targets()

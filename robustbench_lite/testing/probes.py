@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows
+from robustbench_lite.system import Observed, Outputs
 from robustbench_lite.testing.report import LawError
 from robustbench_lite.threat import Threat
 
@@ -18,17 +19,17 @@ def fingerprint(model: nn.Module) -> tuple[bytes, ...]:
     return (*values, repr(flags).encode(), repr([part.training for part in model.modules()]).encode())
 
 
-class Counter(nn.Module):
+class Counter(Observed):
     """A network that counts how often it is asked."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.calls = model, 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def observe(self, x: Tensor) -> Outputs:
         """What the network says."""
         self.calls += 1
-        return self.model(x)
+        return self.model.observe(x) if isinstance(self.model, Observed) else Outputs(scores=self.model(x))
 
 
 @dataclass(frozen=True, kw_only=True)

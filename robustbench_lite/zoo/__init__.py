@@ -3,6 +3,7 @@
 from robustbench_lite.zoo.adapt import Normalized
 from robustbench_lite.zoo.base import LoadedModel, audit
 from robustbench_lite.zoo.checkpoints import load_checkpoint, read_card, save_checkpoint
+from robustbench_lite.zoo.generators import load_reconstructing, reconstructs
 from robustbench_lite.zoo.load import fresh_module, load
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "fresh_module",
     "load",
     "load_checkpoint",
+    "load_reconstructing",
     "read_card",
+    "reconstructs",
     "save_checkpoint",
 ]

@@ -14,11 +14,12 @@ from robustbench_lite.errors import UserError, nearest
 from robustbench_lite.training.seeds import seeded
 from robustbench_lite.zoo.base import LoadedModel, audit, by, ready
 from robustbench_lite.zoo.checkpoints import load_checkpoint
+from robustbench_lite.zoo.generators import KINDS, load_discriminator, refuse
 from robustbench_lite.zoo.hubs import load_hub
 from robustbench_lite.zoo.user_code import load_function, load_torchscript
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
-_SOURCES = ("timm", "torchvision", "checkpoint", "torchscript")
+_SOURCES = ("timm", "torchvision", "checkpoint", "torchscript", "discriminator")
 _ACCEPTED = "a name (rbl list models), timm:NAME, torchvision:NAME, checkpoint:FILE, torchscript:FILE, FILE.py:function"
 _FILES = (".safetensors", ".json", *PICKLES)
 # Fresh weights that nobody trains (`;random=true`) are the same in every run.
@@ -80,6 +81,10 @@ def _source(spec: specs.Spec, allow_pickle: bool) -> Callable[..., LoadedModel]:
         return partial(load_hub, kind, rest, spec, allow_pickle=allow_pickle)
     if colon and kind == "checkpoint":
         return partial(_checkpoint, rest, spec, allow_pickle)
+    if colon and kind == "discriminator":
+        return partial(load_discriminator, spec)
+    if colon and kind in KINDS:
+        raise refuse(spec.name)
     if colon and kind == "torchscript":
         return partial(load_torchscript, spec, Path(rest).expanduser())
     if spec.name.endswith(".torchscript"):
