@@ -8,10 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from robustbench_lite.cli import latent
 from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import complain, show, show_frame
 from robustbench_lite.cli.progress import Bars
 
+EXAMPLES = """\b
+Examples:
+  rbl generate train --generator vae --out vae.safetensors
+  rbl generate show vae.safetensors
+"""
 TRAIN_EXAMPLES = """\b
 Examples:
   rbl generate train --generator vae --out vae.safetensors
@@ -35,7 +41,13 @@ Examples:
 """
 STOPPED = 130
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train generators, look at them, use them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train VAEs, GANs and autoencoders, look at them, measure them, put them to use.",
+    epilog=EXAMPLES,
+)
+app.command("latent", epilog=latent.EXAMPLES)(latent.latent)
 
 
 @app.command("train", epilog=TRAIN_EXAMPLES)

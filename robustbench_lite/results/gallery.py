@@ -16,7 +16,7 @@ def plot_sheet(rows: Sequence[tuple[str, np.ndarray]], path: Path, *, title: str
     """Rows of images, each with its name to the left.
 
     Args:
-        rows: (name, images (k, c, h, w) in [0, 1]); rows may differ in length. path: of the PNG.
+        rows: (name, images (k, c, h, w) in [0, 1]), all of one size; rows may differ in length. path: of the PNG.
 
     Raises:
         ValueError: there are no rows.
@@ -24,19 +24,34 @@ def plot_sheet(rows: Sequence[tuple[str, np.ndarray]], path: Path, *, title: str
     if not rows:
         raise ValueError("a sheet needs a row")
     columns = max(len(images) for _, images in rows)
-    wide, high = _NAMES + columns * _SIDE, 0.5 + len(rows) * _SIDE
-    figure = _figure(wide, high)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, images) in zip(axes, rows, strict=True):
-        for axis in line:
-            axis.axis("off")
-        for axis, image in zip(line, images, strict=False):
-            shown = np.clip(image, 0, 1).transpose(1, 2, 0)
-            grey = shown.shape[2] == 1
-            axis.imshow(shown[..., 0] if grey else shown, cmap="gray" if grey else None, vmin=0, vmax=1)
-        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    figure = _figure(_NAMES + columns * _SIDE, 0.5 + len(rows) * _SIDE)
+    # One picture of all images: an axis for each takes seconds to draw.
+    axis = figure.subplots()
+    axis.imshow(_mosaic([images for _, images in rows], columns), vmin=0, vmax=1, interpolation="nearest")
+    axis.axis("off")
+    height = rows[0][1].shape[2] + _gap(rows[0][1].shape[2])
+    for number, (name, _) in enumerate(rows):
+        middle = number * height + rows[0][1].shape[2] / 2
+        axis.text(-0.3 * rows[0][1].shape[3], middle, name, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
+
+
+def _mosaic(rows: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """All images as one, (height, width, 3), white between them."""
+    _, _, height, width = rows[0].shape
+    down, across = height + _gap(height), width + _gap(width)
+    sheet = np.ones((len(rows) * down - _gap(height), columns * across - _gap(width), 3), dtype=np.float32)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            place = np.clip(image, 0, 1).transpose(1, 2, 0)
+            sheet[row * down : row * down + height, column * across : column * across + width] = place
+    return sheet
+
+
+def _gap(side: int) -> int:
+    """Pixels between images of this side."""
+    return max(1, side // 8)
 
 
 @_styled

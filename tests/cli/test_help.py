@@ -15,7 +15,10 @@ import pytest
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
 
-COMMANDS = ("", "evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show")
+COMMANDS = (
+    *("", "evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show"),
+    *("generate", "generate train", "generate sample", "generate show", "generate measure", "generate latent"),
+)
 GOLDEN = Path(__file__).parent / "golden"
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy", "numpy", "rich", "pyarrow")
 Here = Callable[..., int]
@@ -24,9 +27,9 @@ Here = Callable[..., int]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_the_text_that_was_last_looked_at(command: str, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     """Write the texts again with RBL_UPDATE_GOLDEN=1, and read the difference."""
-    assert here(*filter(None, [command]), "--help") == 0
+    assert here(*command.split(), "--help") == 0
     text = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines()).strip() + "\n"
-    path, made_with = GOLDEN / f"{command or 'rbl'}.txt", GOLDEN / "typer-version.txt"
+    path, made_with = GOLDEN / f"{command.replace(' ', '-') or 'rbl'}.txt", GOLDEN / "typer-version.txt"
     minor = ".".join(version("typer").split(".")[:2])
     if os.environ.get("RBL_UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
@@ -57,7 +60,7 @@ def test_help_takes_less_than_four_tenths_of_a_second() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_help_of_every_command_shows_an_example(command: str, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    here(command, "--help")
+    here(*command.split(), "--help")
     assert re.search(rf"Examples:\n\s+rbl {command}", capsys.readouterr().out)
 
 
@@ -78,8 +81,12 @@ def test_examples_in_the_help_are_understood(
     monkeypatch.setattr("robustbench_lite.run.explain.explain", reached)
     monkeypatch.setattr("robustbench_lite.run.rubbish.rubbish", reached)
     monkeypatch.setattr("robustbench_lite.run.certify.certify", reached)
+    monkeypatch.setattr("robustbench_lite.run.latent.latent", reached)
+    monkeypatch.setattr("robustbench_lite.run.quality.measure_files", reached)
+    for name in ("train", "sample", "show"):
+        monkeypatch.setattr(f"robustbench_lite.run.generate.{name}", reached)
     for command in COMMANDS:
-        here(*filter(None, [command]), "--help")
+        here(*command.split(), "--help")
         for line in re.findall(r"^ +rbl (.*)$", capsys.readouterr().out, re.MULTILINE):
             arguments = shlex.split(line.partition(" > ")[0])
             code, said = here(*arguments), capsys.readouterr()
