@@ -12,6 +12,7 @@ ARGS ?=
 # processes that share the tests; one thread each, since more would only be in each other's way
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
+VAE := rbl-runs/vae.safetensors
 # What pip is doing, without the list of what is satisfied already; its exit status counts, not the filter's.
 PIP_INSTALL = set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check
 SHOW = awk '/^(Collecting|Installing|Successfully|ERROR)/ { print "    " substr($$0, 1, 100); fflush() }'
@@ -21,8 +22,14 @@ SHOW = awk '/^(Collecting|Installing|Successfully|ERROR)/ { print "    " substr(
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Without ARGS also a small VAE, and attacks that make it bring back another digit.
 evaluate: .venv/.installed ## attacks x defenses on handwritten digits, as a table (ARGS="--attack pgd …")
 	@$(BIN)/rbl evaluate $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/rbl generate train --generator vae:latent=8 --epochs 60 --out $(VAE) --quiet
+	@printf '\nA VAE under attack: it is shown one digit and shall bring back another.\n\n'
+	@$(BIN)/rbl evaluate --task reconstruction --model vae:$(VAE) --samples 100
+endif
 
 test: .venv/.installed-dev ## the test suite (ARGS="-k threat")
 	@OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest --ignore=tests/benchmarks --numprocesses=$(WORKERS) --maxprocesses=8 $(ARGS)

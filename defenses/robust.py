@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_lite import data as datasets
 from robustbench_lite import training
 from robustbench_lite.attack import Attack, craft, resolve_attack
+from robustbench_lite.attacks.options import share as share_of
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.defenses import awp
 from robustbench_lite.errors import UserError
@@ -21,12 +23,14 @@ from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
-from robustbench_lite.training import Batch, Moment, Recipe, TrainingOptions
+from robustbench_lite.training import Batch, Mixture, Moment, Recipe, TrainingOptions
 from robustbench_lite.training.loop import split
 
 #: width in pixels up to which a radius needs no ramp
 _SMALL = 16
 _BATCH = 256
+#: the share of a batch that is generated, where something is and nobody says how much
+_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +95,22 @@ class RobustTraining(TrainsAgainst):
         ramp: share of the training over which the radius grows from zero, without which a large radius is slow to start
             (MNIST at Linf 0.3); left out, none for images up to 16 pixels wide and 0.2 for larger ones.
         from_: written `from=FILE`: a checkpoint to fine-tune instead of starting from fresh weights.
+        generated: images that take the place of a share of every batch: FILE.safetensors of a conditional generator, or a
+            dataset such as (generated:FILE;count=5000;judge=(checkpoint:FILE)). There are as many steps as without, and
+            what is held out is real. Generator and judge must have learned from training images alone.
+        share: of every batch that is generated.
     """
 
     ramp: float | None = None
     from_: str | None = None
+    generated: str | None = None
+    share: float = _SHARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        share_of(self, "share")
+        if self.generated is None and self.share != _SHARE:
+            raise UserError(f"{self.name}: share={self.share:g} of what? give generated=FILE as well")
         if self.ramp is not None and not 0 <= self.ramp <= 1:
             raise UserError(f"{self.name}: ramp={self.ramp:g}; accepted: a share from 0 to 1")
 
@@ -112,6 +125,7 @@ class RobustTraining(TrainsAgainst):
             training.start_from(system.model, Path(self.from_))
         seen = system.without_detector()  # what is rejected is learned from as well
         recipe = self.recipe_for(workshop, system, **self.recipe_defaults(workshop, system))
+        mix = self._mixture(workshop)
         play = self.play(seen, threat, self._ramp(workshop), recipe)
         watch = training.validation(seen, threat, self.inner()[0], seed=workshop.seed) if self.early_stopping else None
         fitted = training.fit(
@@ -126,8 +140,11 @@ class RobustTraining(TrainsAgainst):
             scratch=workshop.scratch,
             around=play.around,
             carry=play.carry,
+            mix=mix,
         )
-        told = {"threat": str(threat), "attack": "+".join(map(str, self.inner()))}
+        told: dict[str, Any] = {"threat": str(threat), "attack": "+".join(map(str, self.inner()))}
+        if mix is not None:
+            told["generated"] = {**_told(mix), "name": mix.data.name, **mix.data.provenance}
         if self.early_stopping:
             told |= label_leaking(seen, threat, workshop, recipe)
         return system.with_notes(fitted.notes(**told))
@@ -143,7 +160,21 @@ class RobustTraining(TrainsAgainst):
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """What decides the weights besides data, architecture and seed, with everything resolved."""
         start = None if self.from_ is None else training.file_digest(Path(self.from_))
-        return {**super().recipe(workshop), "ramp": self._ramp(workshop), "from": start}
+        mix = self._mixture(workshop)
+        made = {} if mix is None else {"generated": _told(mix)}
+        return {**super().recipe(workshop), "ramp": self._ramp(workshop), "from": start, **made}
+
+    def _mixture(self, workshop: Workshop) -> Mixture | None:
+        """The generated images; of a generator's file alone as many as there are real ones.
+
+        Raises:
+            UserError: there is no such file or dataset.
+        """
+        if self.generated is None:
+            return None
+        bare = Path(self.generated).suffix in (".safetensors", ".json") and not self.generated.startswith("generated:")
+        text = f"generated:{self.generated};count={len(workshop.train)}" if bare else self.generated
+        return Mixture(data=datasets.load(text, "train"), share=self.share)
 
     def _ramp(self, workshop: Workshop) -> float:
         if self.ramp is not None:
@@ -311,6 +342,10 @@ def label_leaking(system: System, threat: Threat, workshop: Workshop, recipe: Re
         stacklevel=3,
     )
     return {"label_leaking": {"clean": clean, "fgsm": single}}
+
+
+def _told(mix: Mixture) -> dict[str, Any]:
+    return {"digest": mix.data.digest(), "images": len(mix.data), "share": mix.share}
 
 
 def _options(attack: Attack) -> dict[str, str]:

@@ -80,7 +80,8 @@ def test_every_rbl_command_shown_is_understood(
     (quiet / "curve-run").mkdir()
     (quiet / "curve-run/plan.toml").write_text(Plan().to_toml(), encoding="utf-8")
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
-    for place in ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish"):
+    works = ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish", "latent.latent")
+    for place in (*works, *(f"generate.{name}" for name in ("train", "sample", "show")), "quality.measure_files"):
         monkeypatch.setattr(f"robustbench_lite.run.{place}", lambda *_, **__: reached())
     shown = [(page.name, words) for page in pages() for words in commands(page, "rbl")]
     assert len(shown) > 15
@@ -129,8 +130,9 @@ def test_every_make_target_shown_exists() -> None:
 
 def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = set(FOREIGN)
-    for command in COMMANDS:
-        main([command, "--help"])
+    parts = [["generate", name] for name in ("train", "sample", "show", "measure", "latent")]
+    for command in [*([name] for name in COMMANDS), *parts]:
+        main([*command, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     for page in pages():
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose(page))) <= known, page
@@ -138,7 +140,7 @@ def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str])
 
 # -- names ------------------------------------------------------------------------------------------------------
 
-COMMANDS = ("evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show")
+COMMANDS = ("evaluate", "report", "train", "generate", "certify", "explain", "rubbish", "list", "show")
 
 
 def test_every_command_has_a_line_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, torchvision's sets, a folder of images, an `.npz` file, tensors."""
+"""Where images come from: scikit-learn's digits, torchvision's sets, a folder of images, an `.npz` file, a generator, tensors."""
 
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.load import load

@@ -1,10 +1,10 @@
 """A labelled set of images, kept as it is stored; a batch becomes float32 in [0, 1] only when it is asked for."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Dataset:
         shape: (c, h, w) of every image. class_names: None where the classes have no names, so that their number is only
             what the labels reach.
         default_samples: which samples an evaluation takes when nobody says (see `choose`).
+        provenance: of images that were made, how: the generator, the judge, how many were turned away; for records.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     split: Split = "test"
     default_samples: str = "all"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

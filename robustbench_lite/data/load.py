@@ -1,18 +1,20 @@
 """From a spec string to a split of a dataset."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import call
 from robustbench_lite.data.base import Dataset, Split
 from robustbench_lite.errors import UserError, unknown
 
-_FILES = ("npz", "folder")
+_FILES = ("npz", "folder", "generated", "versus")
 
 
 def load(spec_text: str, split: Split = "test", *, root: Path | None = None, download: bool = False) -> Dataset:
-    """The split of a dataset: `digits`, `cifar10`, `npz:FILE;train=FILE`, `folder:DIR;size=224`.
+    """The split of a dataset: `digits`, `cifar10`, `npz:FILE;train=FILE`, `folder:DIR;size=224`,
+    `generated:FILE;count=1000`, `versus:FILE;dataset=digits`.
 
     A plugin is a function `(*, split, root, download, …options) -> Dataset`, offered as an entry point of the group
     `robustbench_lite.datasets`.
@@ -30,7 +32,8 @@ def load(spec_text: str, split: Split = "test", *, root: Path | None = None, dow
     spec = specs.parse_source(spec_text)
     kind, colon, place = spec.name.partition(":")
     if colon and kind.lower() in _FILES:
-        return _from_files(kind.lower(), place, spec, split)
+        places = {"root": root, "download": download} if kind.lower() == "versus" else {}
+        return _from_files(kind.lower(), place, spec, split, **places)
     if colon and kind.lower() not in plugins.names("dataset"):
         raise unknown("dataset", kind, [*plugins.names("dataset"), *_FILES], "rbl list datasets")
     named = specs.parse(spec.name)
@@ -39,11 +42,17 @@ def load(spec_text: str, split: Split = "test", *, root: Path | None = None, dow
     return cast(Dataset, call(reader, options, name=named.name, split=split, root=root, download=download))
 
 
-def _from_files(kind: str, place: str, spec: specs.Spec, split: Split) -> Dataset:
-    from robustbench_lite.data import folders, npz
+def _from_files(kind: str, place: str, spec: specs.Spec, split: Split, **more: Any) -> Dataset:
+    from robustbench_lite.data import folders, generated, npz, versus
 
     if not place:
         raise UserError(f"{kind}: names no file; write {kind}:PATH")
-    reader = npz.load if kind == "npz" else folders.load
+    readers: dict[str, Callable[..., Dataset]] = {
+        "npz": npz.load,
+        "folder": folders.load,
+        "generated": generated.load,
+        "versus": versus.load,
+    }
     name = str(specs.Spec(f"{kind}:{place}", spec.options, ";"))
-    return cast(Dataset, call(reader, spec.options, name=f"{kind}:{place}", split=split, path=Path(place), spec=name))
+    given = {"split": split, "path": Path(place), "spec": name, **more}
+    return cast(Dataset, call(readers[kind], spec.options, name=f"{kind}:{place}", **given))

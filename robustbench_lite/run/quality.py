@@ -27,7 +27,18 @@ from robustbench_lite.system import System
 JUDGE = "small-cnn"
 #: what a terminal has room for
 SHOWN = (
-    *("modes", "modes_sd", "high_quality", "reverse_kl", "kl", "frechet", "precision", "recall", "agreement", "usefulness"),
+    *(
+        "modes",
+        "modes_sd",
+        "high_quality",
+        "reverse_kl",
+        "kl",
+        "frechet",
+        "precision",
+        "recall",
+        "agreement",
+        "usefulness",
+    ),
     *("ivom", "restored", "training_seconds"),
 )
 #: raised where a figure could change

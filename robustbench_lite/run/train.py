@@ -101,7 +101,10 @@ def train(
     system = defended_system(untrained, chain, lambda: shop, changes=changes, use_cache=use_cache).to(place)
     card = {
         **about(found, system),
-        "data": {"name": data.name, "images": len(data), "digest": data.digest()},
+        "data": {
+            **{"name": data.name, "images": len(data), "digest": data.digest()},
+            **({"provenance": dict(data.provenance)} if data.provenance else {}),
+        },
         "defense": "+".join(map(str, chain)),
         "seed": seed,
         "device": place.type,
