@@ -113,8 +113,9 @@ def test_without_a_target_there_are_no_shares_of_it(vae: Path, quiet: Path) -> N
 
 
 def test_the_command_prints_the_table_and_a_report_prints_it_again(
-    vae: Path, quiet: Path, capsys: pytest.CaptureFixture[str]
+    vae: Path, quiet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # a narrow screen folds the attack's name
     common = ("evaluate", "--task", "reconstruction", "--model", f"vae:{vae};judge=linear", "--samples", "24")
     assert main([*common, "--attack", "latent-match:steps=5,targets=1", "--no-diagnostics", "--out", "run"]) == 0
     said = capsys.readouterr().out
