@@ -28,7 +28,7 @@ evaluate: .venv/.installed ## attacks x defenses on handwritten digits, as a tab
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/rbl generate train --generator vae:latent=8 --epochs 60 --out $(VAE) --quiet
 	@printf '\nA VAE under attack: it is shown one digit and shall bring back another.\n\n'
-	@$(BIN)/rbl evaluate --task reconstruction --model vae:$(VAE) --samples 100
+	@$(BIN)/rbl evaluate --task reconstruction --model vae:$(VAE) --samples 50
 endif
 
 test: .venv/.installed-dev ## the test suite (ARGS="-k threat")
