@@ -15,6 +15,7 @@ from torch import Tensor
 from robustbench_lite.attacks.options import at_least, one_of, positive
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Network
+from robustbench_lite.generators.inversion import adam
 from robustbench_lite.objectives import OBJECTIVES, Goal
 from robustbench_lite.oracle import EOT, Needs, Oracle
 from robustbench_lite.randomness import Draws
@@ -24,7 +25,6 @@ from robustbench_lite.threat import Threat
 
 #: images (n, c, h, w) -> logits (n, k)
 Reader = Callable[[Tensor], Tensor]
-_BETAS = (0.9, 0.999)
 _TINY = 1e-8
 #: variance of the noise on the gradient at step k is SCALE / (1 + k) ** POWER (Neelakantan et al. 2015, as in the paper)
 _SCALE, _POWER = 0.01, 0.55
@@ -166,11 +166,8 @@ class Latent:
         if self.langevin:
             spread = (_SCALE / (1 + step) ** _POWER) ** 0.5
             by_z = by_z + spread * draws.normal(z.shape[1:], "latent-search", step)
-        mean = _BETAS[0] * state[0] + (1 - _BETAS[0]) * by_z
-        square = _BETAS[1] * state[1] + (1 - _BETAS[1]) * by_z**2
-        first, second = (1 - beta ** (step + 1) for beta in _BETAS)
-        move = self.learning_rate * (mean / first) / ((square / second).sqrt() + _TINY)
+        move, state = adam(self.learning_rate, by_z, state, step)
         length = along(by_tau.flatten(1).norm(dim=1).clamp(min=_TINY), by_tau)
         there = torch.minimum(torch.maximum(z + move, start - self.reach), start + self.reach)
         z = torch.where(done[:, None], z, there)
-        return z, torch.where(along(done, tau), tau, tau + by_tau / length), (mean, square)
+        return z, torch.where(along(done, tau), tau, tau + by_tau / length), state

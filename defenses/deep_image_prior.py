@@ -12,7 +12,7 @@ from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.defenses.hourglass import Hourglass, psnr
 from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
-from robustbench_lite.system import Purifier, System
+from robustbench_lite.system import Purifier, System, itself
 
 #: side in pixels up to which an image is small, and what is used for such images and for larger ones
 _SMALL = 16
@@ -123,8 +123,3 @@ class DeepImagePrior(Defense):
         square.mul_(_BETAS[1]).addcmul_(grad, grad, value=1 - _BETAS[1])
         first, second = (1 - beta ** (step + 1) for beta in _BETAS)
         return weight.detach() - self.learning_rate * (mean / first) / ((square / second).sqrt() + _TINY)
-
-
-def itself(x: Tensor) -> Tensor:
-    """The identity: what an adversary differentiates instead of a purifier that returns nearly what it is given."""
-    return x

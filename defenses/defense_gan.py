@@ -13,7 +13,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.generators import Network, Trained, load_generator, train_generator
 from robustbench_lite.generators.inversion import invert
 from robustbench_lite.randomness import Draws
-from robustbench_lite.system import Purifier, System
+from robustbench_lite.system import Purifier, System, itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +116,3 @@ class Projection:
 
 def _is_file(generator: str) -> bool:
     return Path(generator).suffix in (".safetensors", ".json")
-
-
-def itself(x: Tensor) -> Tensor:
-    """The identity: what an adversary differentiates instead of a projection that returns nearly what it is given."""
-    return x

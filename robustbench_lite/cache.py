@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from robustbench_lite.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 Card = dict[str, Any]
@@ -55,6 +56,23 @@ def atomic_write(path: Path, content: bytes | Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is on the disk
         _sync(path.parent)
+
+
+def atomic_savez(path: Path, **arrays: "np.ndarray") -> None:
+    """`numpy.savez_compressed`, the file whole or not at all.
+
+    Raises:
+        OSError: as `atomic_write`.
+    """
+    import numpy as np
+
+    held: dict[str, Any] = {**arrays}
+
+    def save(place: Path) -> None:
+        with place.open("wb") as file:  # to a name, numpy would add .npz
+            np.savez_compressed(file, **held)
+
+    atomic_write(path, save)
 
 
 @contextlib.contextmanager

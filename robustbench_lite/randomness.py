@@ -8,7 +8,7 @@ after a restart; the global generators of torch and numpy are never touched.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -74,6 +74,11 @@ class Draws(Rows):
         words = np.frombuffer(raw, dtype="<u4").astype(np.int64).reshape(len(digests), 2)
         key = torch.from_numpy(words).to(device)
         return cls(key=key, lane=torch.zeros(len(digests), dtype=torch.int64, device=device))
+
+    @classmethod
+    def numbered(cls, seed: int, numbers: Iterable[int], device: torch.device | str = "cpu") -> Self:
+        """The streams of samples that are known by their numbers, 0 and more, and not by their pixels."""
+        return cls.of(seed, [number.to_bytes(8, "little") for number in numbers], device)
 
     @classmethod
     def for_images(cls, seed: int, x: Tensor, y: Tensor) -> Self:

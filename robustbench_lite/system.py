@@ -231,6 +231,11 @@ def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int,
     return straight_through(hard, part.surrogate(x))
 
 
+def itself(x: Tensor) -> Tensor:
+    """The identity: what an adversary differentiates instead of a purifier that returns nearly what it is given."""
+    return x
+
+
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of the first, the gradient of the second (BPDA: Athalye et al. 2018, arXiv 1802.00420, sec. 4.1)."""
     return cast(Tensor, _Straight.apply(hard, soft))

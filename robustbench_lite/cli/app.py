@@ -13,13 +13,14 @@ import typer
 from robustbench_lite import __version__
 from robustbench_lite.cli import certify, evaluate, explain, generate, listing, report, rubbish, show, train
 from robustbench_lite.cli.printing import complain
+from robustbench_lite.cli.stopping import STOPPED
 from robustbench_lite.errors import UserError
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _ClickError: type[Exception] = _UsageError.__bases__[0]
 
-DONE, MISTAKE, STOPPED = 0, 2, 130
+DONE, MISTAKE = 0, 2
 EXAMPLES = """\b
 Examples:
   rbl evaluate

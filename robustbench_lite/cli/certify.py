@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show_frame
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 from robustbench_lite.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ Examples:
   rbl certify --defense randomized-smoothing:sigma=0.5 --samples 100 --n 10000 --radii 0,0.5,1,1.5
   rbl certify --model checkpoint:net.safetensors --sigma 0.25 --out proofs
 """
-STOPPED = 130
 
 
 def certify(
@@ -43,53 +43,48 @@ def certify(
     threat: Annotated[str | None, option("NORM:EPS", "Of a defense that trains against one.")] = None,
     slice_seed: Annotated[int, option("N", "Draws the random subset.", default=0)] = 0,
     seed: Annotated[int, option("N", "Of the noise and of trainings.", default=0)] = 0,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
+    allow_pickle: AllowPickle = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-certify")] = Path("rbl-certify"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count everything again, also what is in DIR already.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Prove, image by image, up to which L2 radius no attack can change the answer of a smoothed classifier.
 
     Writes certificates.csv (a row an image), certified.csv (a row a radius) and certify.json. What is counted is kept as it
     comes: a run that was stopped goes on where it was when it is started again.
     """
-    try:
-        with Bars(cells=1, quiet=quiet, found=None) as bars:
-            from robustbench_lite.run.certify import certify as certify_it
+    with (
+        stoppable(f"what is counted is in {out}, and the same command goes on from there"),
+        Bars(cells=1, quiet=quiet, found=None) as bars,
+    ):
+        from robustbench_lite.run.certify import certify as certify_it
 
-            found = certify_it(
-                model,
-                dataset=dataset,
-                defense=defense,
-                sigma=sigma,
-                samples=samples,
-                n0=n0,
-                n=n,
-                alpha=alpha,
-                radii=_numbers(radii),
-                threats=None if threat is None else (threat,),
-                slice_seed=slice_seed,
-                seed=seed,
-                device=device,
-                data_root=None if data_root is None else str(data_root),
-                download=download,
-                allow_pickle=allow_pickle,
-                out=out,
-                fresh=fresh,
-                reporter=bars,
-            )
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; what is counted is in {out}, and the same command goes on from there")
-        raise typer.Exit(STOPPED) from None
+        found = certify_it(
+            model,
+            dataset=dataset,
+            defense=defense,
+            sigma=sigma,
+            samples=samples,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            radii=_numbers(radii),
+            threats=None if threat is None else (threat,),
+            slice_seed=slice_seed,
+            seed=seed,
+            device=device,
+            data_root=None if data_root is None else str(data_root),
+            download=download,
+            allow_pickle=allow_pickle,
+            out=out,
+            fresh=fresh,
+            reporter=bars,
+        )
     if not quiet:
         _show(found, out)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import option
+from robustbench_lite.cli.options import DataRoot, Quiet, option
 from robustbench_lite.cli.printing import (
     FORMATS,
     complain,
@@ -20,6 +20,7 @@ from robustbench_lite.cli.printing import (
     show_results,
 )
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
 
@@ -79,7 +80,7 @@ def evaluate(
             "float32|bfloat16|auto", "Of the search; what it finds is confirmed in float32.", default=_PLAN.precision
         ),
     ] = None,
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
+    data_root: DataRoot = None,
     download: Annotated[
         bool | None, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
     ] = None,
@@ -136,7 +137,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Compute everything again, also what is in DIR already.")
     ] = False,
     format: Annotated[str, option("table|csv|json|markdown", "Of the table on stdout.", default="table")] = "table",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Attack defended models and print how robust each of them is.
 
@@ -194,15 +195,14 @@ def _count(name: str, text: str) -> int | None:
 def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool, jobs: int | None) -> "Result":
     twice = 2 if plan.physical is not None and plan.eot != 0 else 1  # an attack by labels runs once, and counts less
     cells = len(plan.models) * len(plan.chains) * len(plan.threats) * len(plan.attacks) * twice
-    try:
-        with Bars(cells=cells, quiet=quiet) as bars:
-            from robustbench_lite.run.evaluate import run
+    again = "the same command without --fresh" if fresh else "the same command"
+    with (
+        stoppable(f"what was computed is kept in {out}, and {again} goes on from there"),
+        Bars(cells=cells, quiet=quiet) as bars,
+    ):
+        from robustbench_lite.run.evaluate import run
 
-            return run(plan, out=out, reporter=bars, fresh=fresh, jobs=jobs)
-    except KeyboardInterrupt:
-        again = "the same command without --fresh" if fresh else "the same command"
-        complain(f"stopped by Ctrl-C; what was computed is kept in {out}, and {again} goes on from there")
-        raise typer.Exit(STOPPED) from None
+        return run(plan, out=out, reporter=bars, fresh=fresh, jobs=jobs)
 
 
 def _show(result: "Result", form: str) -> None:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show_frame
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 
 EXAMPLES = """\b
 Examples:
@@ -19,7 +20,6 @@ Examples:
 Methods: saliency (smooth, sigma, times_input), occlusion (size, stride, cover=grey|mean|black|blur,
 show=probability|drop).
 """
-STOPPED = 130
 
 
 def explain(
@@ -37,47 +37,39 @@ def explain(
     ] = "answer",
     samples: Annotated[str, option("N|first:N|all", "Which test images.", default="first:8")] = "first:8",
     seed: Annotated[int, option("N", "Of the attack, trainings and noise.", default=0)] = 0,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
+    allow_pickle: AllowPickle = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-explain")] = Path("rbl-explain"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Map what a system looks at, on clean images and on the adversarial ones made of them.
 
     Writes explain.png (images and maps, one colour scale for all), explain.csv (a row an image) and explain.npz (the arrays).
     """
-    try:
-        with Bars(cells=1, quiet=quiet) as bars:
-            from robustbench_lite.cache import writable
-            from robustbench_lite.run.explain import explain as explain_it
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+        from robustbench_lite.cache import writable
+        from robustbench_lite.run.explain import explain as explain_it
 
-            writable(out)
-            found = explain_it(
-                model,
-                dataset=dataset,
-                defense=defense,
-                attack=attack,
-                threat=threat,
-                method=method,
-                of=of,
-                samples=samples,
-                seed=seed,
-                device=device,
-                data_root=None if data_root is None else str(data_root),
-                download=download,
-                allow_pickle=allow_pickle,
-                reporter=bars,
-            )
-            found.write(out)
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; nothing was written to {out}")
-        raise typer.Exit(STOPPED) from None
+        writable(out)
+        found = explain_it(
+            model,
+            dataset=dataset,
+            defense=defense,
+            attack=attack,
+            threat=threat,
+            method=method,
+            of=of,
+            samples=samples,
+            seed=seed,
+            device=device,
+            data_root=None if data_root is None else str(data_root),
+            download=download,
+            allow_pickle=allow_pickle,
+            reporter=bars,
+        )
+        found.write(out)
     if not quiet:
         columns = ["index", "label", "clean_prediction", "prediction", "broken", "clean_class", "class", "similarity"]
         show_frame(found.table[columns])

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from robustbench_lite.cli import latent
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show, show_frame
+from robustbench_lite.cli.options import DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show, show_frame
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 
 EXAMPLES = """\b
 Examples:
@@ -39,7 +40,6 @@ Examples:
   rbl generate measure vae.safetensors dcgan.safetensors --out generators.csv
   rbl generate measure gan-seed0.safetensors gan-seed1.safetensors gan-seed2.safetensors --inverted 0
 """
-STOPPED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,15 +62,13 @@ def train(
     ema: Annotated[
         float | None, option("TAU", "Keep a moving average of the weights. [default: the generator's]")
     ] = None,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a generator and write it as a checkpoint with a card.
 
@@ -78,28 +76,24 @@ def train(
     has a row an epoch. A training that was stopped goes on where it was when the same is asked for again. One that came to
     nothing (no latent unit is active, all samples are the same) is a mistake, and nothing is written.
     """
-    try:
-        with Bars(quiet=quiet) as bars:
-            from robustbench_lite.run.generate import train as train_it
+    with stoppable(f"{out} was not written, and the same command goes on with the training"), Bars(quiet=quiet) as bars:
+        from robustbench_lite.run.generate import train as train_it
 
-            trained = train_it(
-                generator,
-                out=out,
-                dataset=dataset,
-                seed=seed,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                ema=ema,
-                device=device,
-                data_root=data_root,
-                download=download,
-                use_cache=not fresh,
-                progress=bars.training,
-            )
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; {out} was not written, and the same command goes on with the training")
-        raise typer.Exit(STOPPED) from None
+        trained = train_it(
+            generator,
+            out=out,
+            dataset=dataset,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            ema=ema,
+            device=device,
+            data_root=data_root,
+            download=download,
+            use_cache=not fresh,
+            progress=bars.training,
+        )
     if not quiet:
         _tell(trained.card, out)
 
@@ -117,7 +111,7 @@ def sample(
     confidence: Annotated[
         float | None, option("P", "The least probability that the judge must give. [default: 0.5]")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Have a generator make labelled images, as a file that --dataset npz:FILE reads.
 
@@ -147,7 +141,7 @@ def show_it(
     seed: Annotated[int, option("N", "Of the latent points.", default=0)] = 0,
     data_root: Annotated[Path | None, option("DIR", "Where datasets lie.")] = None,
     out: Annotated[Path, option("DIR", "Where the pictures go.", default="rbl-generate")] = Path("rbl-generate"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw what a generator makes: a PNG a sheet; points of the plane as a scatter."""
     from robustbench_lite.run.generate import show as show_them
@@ -185,7 +179,7 @@ def measure(
         bool, option(None, "Rows of papers on the same data too.", "--published/--no-published", default="yes")
     ] = True,
     data_root: Annotated[Path | None, option("DIR", "Where datasets lie.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure generators: modes, what a classifier sees, copies, usefulness, inversion, latent arithmetic.
 
@@ -194,31 +188,27 @@ def measure(
     training images, accuracy of a classifier that learned from samples alone, inversion error. Trainings that differ in
     their seed alone share a row. What was measured before is kept.
     """
-    try:
-        with Bars(quiet=quiet) as bars:
-            from robustbench_lite.run.quality import Options, measure_files
+    with stoppable("what was measured is kept, and the same command goes on"), Bars(quiet=quiet) as bars:
+        from robustbench_lite.run.quality import Options, measure_files
 
-            frame = measure_files(
-                files,
-                out=out,
-                options=Options(
-                    judge=judge,
-                    samples=samples,
-                    repeats=repeats,
-                    inverted=inverted,
-                    restarts=restarts,
-                    steps=steps,
-                    seed=seed,
-                ),
-                dataset=dataset,
-                data_root=data_root,
-                published=published,
-                training=bars.training,
-                begin=bars.begin,
-            )
-    except KeyboardInterrupt:
-        complain("stopped by Ctrl-C; what was measured is kept, and the same command goes on")
-        raise typer.Exit(STOPPED) from None
+        frame = measure_files(
+            files,
+            out=out,
+            options=Options(
+                judge=judge,
+                samples=samples,
+                repeats=repeats,
+                inverted=inverted,
+                restarts=restarts,
+                steps=steps,
+                seed=seed,
+            ),
+            dataset=dataset,
+            data_root=data_root,
+            published=published,
+            training=bars.training,
+            begin=bars.begin,
+        )
     if not quiet:
         from robustbench_lite.run.quality import shown
 

@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show_frame
+from robustbench_lite.cli.options import DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 
 EXAMPLES = """\b
 Examples:
   rbl generate latent cgan.safetensors --judge mlp --guide linear
   rbl generate latent cgan.safetensors --judge mlp --defense adversarial-training --reach 0.5 --attempts 100
 """
-STOPPED = 130
 _COUNTS = ("attempts", "successes")
 
 
@@ -34,46 +34,40 @@ def latent(
     reach: Annotated[float, option("X", "How far a coordinate of z may move.", default=0.1)] = 0.1,
     noise: Annotated[float, option("X", "The most that a pixel may change besides.", default=0)] = 0.0,
     seed: Annotated[int, option("N", "Of starting points and trainings.", default=0)] = 0,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-latent")] = Path("rbl-latent"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Search a generator's latent space for images of every class that the system takes for another.
 
     There is no norm: the rates belong to this generator and this judge. Writes latent.csv (a row an attempt),
     latent_summary.csv and latent.npz (the images, and what they are rendered from).
     """
-    try:
-        with Bars(cells=1, quiet=quiet) as bars:
-            from robustbench_lite.run.latent import latent as search_it
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+        from robustbench_lite.run.latent import latent as search_it
 
-            found = search_it(
-                model,
-                generator=generator,
-                judge=judge,
-                guide=guide,
-                dataset=dataset,
-                defense=defense,
-                threat=threat,
-                attempts=attempts,
-                target=target,
-                steps=steps,
-                reach=reach,
-                noise=noise,
-                seed=seed,
-                device=device,
-                data_root=None if data_root is None else str(data_root),
-                download=download,
-                out=out,
-                reporter=bars,
-            )
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; nothing was written to {out}")
-        raise typer.Exit(STOPPED) from None
+        found = search_it(
+            model,
+            generator=generator,
+            judge=judge,
+            guide=guide,
+            dataset=dataset,
+            defense=defense,
+            threat=threat,
+            attempts=attempts,
+            target=target,
+            steps=steps,
+            reach=reach,
+            noise=noise,
+            seed=seed,
+            device=device,
+            data_root=None if data_root is None else str(data_root),
+            download=download,
+            out=out,
+            reporter=bars,
+        )
     if not quiet:
         table = found.summary.set_index("class")
         shown = table.apply(lambda column: column.map(lambda value: _text(column.name, value)))

@@ -1,6 +1,7 @@
-"""How an option is declared."""
+"""How an option is declared, and those that many commands have."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,3 +12,12 @@ def option(metavar: str | None, text: str, *names: str, default: object = None) 
     return typer.Option(
         *names, metavar=metavar, help=text if default is None else f"{text} [default: {shown}]", show_default=False
     )
+
+
+Device = Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")]
+DataRoot = Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")]
+Download = Annotated[bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")]
+AllowPickle = Annotated[
+    bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]

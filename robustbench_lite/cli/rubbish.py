@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show_frame
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 
 EXAMPLES = """\b
 Examples:
@@ -15,7 +16,6 @@ Examples:
   rbl rubbish --defense adversarial-training --count 200 --step-size 0.05
   rbl rubbish --start gaussian-unclipped --direction raw --step-size 1 --steps 50 --out noise
 """
-STOPPED = 130
 
 
 def rubbish(
@@ -44,49 +44,41 @@ def rubbish(
     ] = "sign",
     threshold: Annotated[float, option("P", "How probable is sure.", default=0.5)] = 0.5,
     seed: Annotated[int, option("N", "Of noise and trainings.", default=0)] = 0,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
+    allow_pickle: AllowPickle = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-rubbish")] = Path("rbl-rubbish"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw noise, and see how often the system is sure of a class: at once, after one gradient step, after several.
 
     Writes rubbish.csv (rates with intervals by kind of noise, class and step) and rubbish.png (a fooling image a class).
     gaussian is N(0, 1) clipped to the box [0, 1]; gaussian-unclipped is N(0, 1) as it is, which no camera shows.
     """
-    try:
-        with Bars(cells=1, quiet=quiet) as bars:
-            from robustbench_lite.run.rubbish import STARTS
-            from robustbench_lite.run.rubbish import rubbish as rubbish_it
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+        from robustbench_lite.run.rubbish import STARTS
+        from robustbench_lite.run.rubbish import rubbish as rubbish_it
 
-            found = rubbish_it(
-                model,
-                dataset=dataset,
-                defense=defense,
-                threat=threat,
-                starts=tuple(start or STARTS),
-                count=count,
-                steps=steps,
-                step_size=step_size,
-                direction=direction,
-                threshold=threshold,
-                seed=seed,
-                device=device,
-                data_root=None if data_root is None else str(data_root),
-                download=download,
-                allow_pickle=allow_pickle,
-                out=out,
-                reporter=bars,
-            )
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; nothing was written to {out}")
-        raise typer.Exit(STOPPED) from None
+        found = rubbish_it(
+            model,
+            dataset=dataset,
+            defense=defense,
+            threat=threat,
+            starts=tuple(start or STARTS),
+            count=count,
+            steps=steps,
+            step_size=step_size,
+            direction=direction,
+            threshold=threshold,
+            seed=seed,
+            device=device,
+            data_root=None if data_root is None else str(data_root),
+            download=download,
+            allow_pickle=allow_pickle,
+            out=out,
+            reporter=bars,
+        )
     if not quiet:
         rates = found.summary.map(lambda value: f"{100 * value:.1f} %" if isinstance(value, float) else str(value))
         show_frame(rates.set_index("start").T.reset_index(names="noise"))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_lite.cli.options import option
-from robustbench_lite.cli.printing import complain, show
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from robustbench_lite.run.train import Spread
@@ -22,7 +23,6 @@ Examples:
   rbl train --defense adversarial-training --seeds 3 --ema 0.995 --out robust.safetensors
   rbl evaluate --model checkpoint:robust.safetensors --defense none
 """
-STOPPED = 130
 
 
 def train(
@@ -61,18 +61,14 @@ def train(
     label_smoothing: Annotated[
         float | None, option("X", "Mass that the targets give to all classes (defense none). [default: the recipe's]")
     ] = None,
-    device: Annotated[str, option("auto|cpu|cuda[:I]", "Where to compute.", default="auto")] = "auto",
-    data_root: Annotated[Path | None, option("DIR", "Where datasets lie, or are put.")] = None,
-    download: Annotated[
-        bool, option(None, "Fetch a dataset that is not there.", "--download/--no-download", default="no")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
-    ] = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    download: Download = False,
+    allow_pickle: AllowPickle = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model and write it as a checkpoint with a card.
 
@@ -80,46 +76,42 @@ def train(
     checkpoint is loaded again by --model checkpoint:FILE. FILE.history.csv and FILE.history.png tell of every epoch. A
     training that was stopped goes on where it was when the same is asked for again.
     """
-    try:
-        with Bars(quiet=quiet) as bars:
-            from robustbench_lite.run.train import train as train_it
-            from robustbench_lite.run.train import train_seeds
+    with stoppable(f"{out} was not written, and the same command goes on with the training"), Bars(quiet=quiet) as bars:
+        from robustbench_lite.run.train import train as train_it
+        from robustbench_lite.run.train import train_seeds
 
-            def train_one(number: int, file: Path | None) -> dict[str, Any]:
-                def progress(done: int, total: int, text: str) -> None:
-                    bars.training(done, total, text if seeds == 1 else f"seed {number}, {text}")
+        def train_one(number: int, file: Path | None) -> dict[str, Any]:
+            def progress(done: int, total: int, text: str) -> None:
+                bars.training(done, total, text if seeds == 1 else f"seed {number}, {text}")
 
-                return train_it(
-                    model,
-                    dataset,
-                    defense,
-                    threat=threat,
-                    seed=number,
-                    out=file,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=learning_rate,
-                    schedule=schedule,
-                    weight_decay=weight_decay,
-                    ema=ema,
-                    accumulate=accumulate,
-                    precision=precision,
-                    label_smoothing=label_smoothing,
-                    device=device,
-                    data_root=data_root,
-                    download=download,
-                    allow_pickle=allow_pickle,
-                    use_cache=not fresh,
-                    progress=progress,
-                )
+            return train_it(
+                model,
+                dataset,
+                defense,
+                threat=threat,
+                seed=number,
+                out=file,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                schedule=schedule,
+                weight_decay=weight_decay,
+                ema=ema,
+                accumulate=accumulate,
+                precision=precision,
+                label_smoothing=label_smoothing,
+                device=device,
+                data_root=data_root,
+                download=download,
+                allow_pickle=allow_pickle,
+                use_cache=not fresh,
+                progress=progress,
+            )
 
-            if seeds == 1:
-                card = train_one(seed, out)
-            else:
-                spread = train_seeds(seeds, train_one, first=seed, out=out)
-    except KeyboardInterrupt:
-        complain(f"stopped by Ctrl-C; {out} was not written, and the same command goes on with the training")
-        raise typer.Exit(STOPPED) from None
+        if seeds == 1:
+            card = train_one(seed, out)
+        else:
+            spread = train_seeds(seeds, train_one, first=seed, out=out)
     if not quiet and seeds == 1:
         _show(card, out)
     elif not quiet:

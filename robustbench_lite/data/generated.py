@@ -129,7 +129,7 @@ class _Press:
         for begin in range(0, len(wanted), _BLOCK):
             asked = torch.from_numpy(wanted[begin : begin + _BLOCK])
             numbers = range(self.made, self.made + len(asked))
-            draws = Draws.of(self.streams, [number.to_bytes(8, "little") for number in numbers])
+            draws = Draws.numbered(self.streams, numbers)
             self.made += len(asked)
             x = (self.trained.sample(draws, asked if self.trained.network.conditional else None) * 255).round() / 255
             y, keep = self._read(x, asked)

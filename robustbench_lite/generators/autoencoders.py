@@ -1,7 +1,7 @@
 """Autoencoders: linear (which is principal components), deep, and denoising."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ class LinearAutoencoder(Generator):
 
     def recipe(self, data: Dataset) -> Recipe:
         """Adam at a large rate that falls to zero: the loss has no local minima but the principal ones."""
-        return Recipe(epochs=_enough(data, 6000, 128), batch_size=128, learning_rate=0.01)
+        return with_steps(data, 6000, Recipe(epochs=1, batch_size=128, learning_rate=0.01))
 
     def play(self, network: Network, recipe: Recipe) -> Play:
         """See `Generator.play`."""
@@ -131,7 +131,7 @@ class Autoencoder(Generator):
 
     def recipe(self, data: Dataset) -> Recipe:
         """Adam 1e-3 with linear decay: 3,000 steps at least, ten epochs at least."""
-        return Recipe(epochs=_enough(data, 3000, 128), batch_size=128)
+        return with_steps(data, 3000, Recipe(epochs=1, batch_size=128))
 
     def play(self, network: Network, recipe: Recipe) -> Play:
         """See `Generator.play`."""
@@ -214,11 +214,6 @@ def usual_width(kind: Kind) -> int:
     return {"points": 200, "mlp": 128, "conv": 32}[kind]
 
 
-def _enough(data: Dataset, steps: int, batch_size: int) -> int:
-    """Epochs for so many steps, ten at least."""
-    return max(10, -(-steps * batch_size // len(data)))
-
-
-def with_steps(data: Dataset, steps: int, recipe: Recipe, **changes: Any) -> Recipe:
+def with_steps(data: Dataset, steps: int, recipe: Recipe) -> Recipe:
     """The recipe with as many epochs as give that many steps, ten at least."""
-    return replace(recipe, epochs=_enough(data, steps, recipe.batch_size), **changes)
+    return replace(recipe, epochs=max(10, -(-steps * recipe.batch_size // len(data))))

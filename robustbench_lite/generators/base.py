@@ -98,6 +98,12 @@ class Network(nn.Module):
         return self.decode(self.encode(x, y).mean, y)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a network without any."""
+        tensors = (*self.parameters(), *self.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
     def conditional(self) -> bool:
         """Whether it is told the label."""
         return self.num_classes > 0

@@ -151,29 +151,32 @@ class GAN(Generator):
         assert isinstance(network, AdversarialNetwork)
         return Adversarial(network=network, recipe=recipe, kind=self.loss, penalty=self.penalty, critic=self._critic())
 
-    @torch.no_grad()
     def verdict(self, network: Network, data: Dataset) -> dict[str, Any]:
-        """How much its samples differ from each other, beside how much images do.
-
-        Raises:
-            UserError: hardly at all, so that every sample is the same image.
-        """
-        count = min(_COMPARED, len(data))
-        device = next(network.parameters()).device
-        chosen = torch.linspace(0, len(data) - 1, count).long().numpy()
-        real, y = data.batch(chosen).to(device), data.labels_at(chosen).to(device)
-        draws = Draws.of(0, [number.to_bytes(8, "little") for number in range(count)], device)
-        made = network.decode(network.prior(draws), y)
-        share = float(made.std(0).mean() / real.std(0).mean().clamp(min=1e-12))
-        if not share >= _SPREAD:  # nor NaN
-            raise UserError(
-                f"{self} has collapsed: its samples differ by {share:.1%} of what images do; "
-                "try another seed, packing=2, or more epochs"
-            )
-        return {"spread_of_samples": share}
+        """See `spread_of_samples`."""
+        return {"spread_of_samples": spread_of_samples(self, network, data)}
 
     def _critic(self) -> int:
         return self.critic or (5 if self.loss == "wasserstein" else 1)
+
+
+@torch.no_grad()
+def spread_of_samples(generator: Generator, network: Network, data: Dataset) -> float:
+    """How much samples differ from each other, as a share of how much images do.
+
+    Raises:
+        UserError: hardly at all, so that every sample is the same image.
+    """
+    count = min(_COMPARED, len(data))
+    chosen = torch.linspace(0, len(data) - 1, count).long().numpy()
+    real, y = data.batch(chosen).to(network.device), data.labels_at(chosen).to(network.device)
+    made = network.decode(network.prior(Draws.numbered(0, range(count), network.device)), y)
+    share = float(made.std(0).mean() / real.std(0).mean().clamp(min=1e-12))
+    if not share >= _SPREAD:  # nor NaN
+        raise UserError(
+            f"{generator} has collapsed: its samples differ by {share:.1%} of what images do; "
+            "try another seed, packing=2, or more epochs"
+        )
+    return share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,10 +84,18 @@ class _Rule:
             rate = self.rate * (_DECAY if step >= _LATE * self.steps else 1)
             first = self.momentum * first + grad
             return rate * first, (first, second)
-        one, two = _BETAS
-        first, second = one * first + (1 - one) * grad, two * second + (1 - two) * grad**2
-        mean, square = first / (1 - one ** (step + 1)), second / (1 - two ** (step + 1))
-        return self.rate * mean / (square.sqrt() + _TINY), (first, second)
+        return adam(self.rate, grad, state, step)
+
+
+def adam(rate: float, grad: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What Adam moves by along the gradient at this step (0, 1, …), and its new state; row by row.
+
+    Kingma and Ba 2015, arXiv 1412.6980, alg. 1.
+    """
+    (one, two), (first, second) = _BETAS, state
+    first, second = one * first + (1 - one) * grad, two * second + (1 - two) * grad**2
+    mean, square = first / (1 - one ** (step + 1)), second / (1 - two ** (step + 1))
+    return rate * mean / (square.sqrt() + _TINY), (first, second)
 
 
 def _block(

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators import pyramid
-from robustbench_lite.generators.autoencoders import check_width, with_steps
+from robustbench_lite.generators.autoencoders import check_width
 from robustbench_lite.generators.base import Density, Generator, Network, Play, Shape
-from robustbench_lite.generators.gan import GAN, Adversarial, AdversarialNetwork, discriminator_loss, generator_loss
-from robustbench_lite.generators.gan import pack as packed
+from robustbench_lite.generators.gan import (
+    GAN,
+    Adversarial,
+    AdversarialNetwork,
+    discriminator_loss,
+    generator_loss,
+    pack,
+    spread_of_samples,
+)
 from robustbench_lite.generators.networks import frozen
 from robustbench_lite.training import Batch, Moment, Recipe
 
@@ -60,7 +67,7 @@ class BandReader(nn.Module):
     def forward(self, band: Tensor, smooth: Tensor, labels: Tensor | None = None) -> Tensor:
         """See the class."""
         seen = torch.cat((2 * (smooth + band) - 1, 2 * smooth - 1, *_maps(labels, smooth)), 1)
-        return cast(Tensor, self.body(packed(seen, self.packing)).squeeze(1))
+        return cast(Tensor, self.body(pack(seen, self.packing)).squeeze(1))
 
 
 class PyramidNetwork(Network):
@@ -151,8 +158,7 @@ class LAPGAN(Generator):
 
     def recipe(self, data: Dataset) -> Recipe:
         """As for `dcgan`."""
-        recipe = GAN().recipe(data)
-        return with_steps(data, 6000, Recipe(**{**vars(recipe), "batch_size": 64 * self.packing}))
+        return GAN(packing=self.packing).recipe(data)
 
     def play(self, network: Network, recipe: Recipe) -> Play:
         """See `Generator.play`."""
@@ -161,8 +167,8 @@ class LAPGAN(Generator):
         return Levels(network=network, recipe=recipe, coarsest=coarsest)
 
     def verdict(self, network: Network, data: Dataset) -> dict[str, Any]:
-        """As for `gan`: its samples must differ."""
-        return GAN().verdict(network, data)
+        """See `spread_of_samples`."""
+        return {"spread_of_samples": spread_of_samples(self, network, data)}
 
 
 @dataclass(kw_only=True, eq=False)

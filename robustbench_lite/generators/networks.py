@@ -13,14 +13,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.data.points import REACH
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Shape
 
 Kind = Literal["points", "mlp", "conv"]
 #: DCGAN's slope of the leaky ReLU, and the spread of its initial weights
 _LEAK, _SPREAD = 0.2, 0.02
-#: points lie in a box of this half side in their own units; an image's value 0..1 stands for -SPAN..SPAN
-SPAN = 6.0
 _SMALLEST, _LARGEST = 8, 64
 
 
@@ -78,7 +77,7 @@ class Painter(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """See the class."""
         out = self.body(z if labels is None else torch.cat((z, labels), 1)).view(-1, *self.shape)
-        return cast(Tensor, out / (2 * SPAN) + 0.5 if self.kind == "points" else out.sigmoid())
+        return cast(Tensor, out / (2 * REACH) + 0.5 if self.kind == "points" else out.sigmoid())
 
 
 class Reader(nn.Module):
@@ -102,7 +101,7 @@ class Reader(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """See the class."""
-        seen = (2 * x - 1) * (SPAN if self.kind == "points" else 1)
+        seen = (2 * x - 1) * (REACH if self.kind == "points" else 1)
         if self.kind != "conv":
             flat = seen.flatten(1)
             return cast(Tensor, self.body(flat if labels is None else torch.cat((flat, labels), 1)))

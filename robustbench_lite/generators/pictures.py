@@ -33,11 +33,11 @@ class Sitter:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.trained.network.parameters()).device
+        return self.trained.network.device
 
     def draws(self, count: int) -> Draws:
         """Streams for so many samples."""
-        return Draws.of(self.seed, [number.to_bytes(8, "little") for number in range(count)], self.device)
+        return Draws.numbered(self.seed, range(count), self.device)
 
     def some(self, count: int) -> tuple[Tensor, Tensor]:
         """The first test images and their labels."""

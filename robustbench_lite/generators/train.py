@@ -11,15 +11,14 @@ from torch import Tensor
 
 from robustbench_lite import __version__, training
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import Card, content_key, load_or_train, weights_digest, writable, writing
+from robustbench_lite.cache import Card, content_key, load_or_train, weights_digest, writing
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.errors import UserError
+from robustbench_lite.devices import find_device
 from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.generators.base import Generator, Network, Play, Trained, resolve_generator
 from robustbench_lite.generators.checkpoints import KIND
 from robustbench_lite.randomness import Draws
-from robustbench_lite.run.devices import find_device
-from robustbench_lite.zoo.checkpoints import save_checkpoint
+from robustbench_lite.zoo.checkpoints import checkpoint_place, save_checkpoint
 
 #: how many images show how a training goes, and how many epochs of it are kept
 _SHOWN, _KEPT = 10, 12
@@ -64,7 +63,7 @@ def train_generator(
         UserError: a name, option or file that is not accepted, a training that diverged, or one that came to nothing.
     """
     chosen, place = resolve_generator(generator), find_device(device)
-    target = None if out is None else _target(Path(out))
+    target = None if out is None else checkpoint_place(Path(out))
     data = dataset if isinstance(dataset, Dataset) else _training_split(dataset, data_root, download)
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "ema": ema}
     recipe = replace(chosen.recipe(data), **{name: value for name, value in changes.items() if value is not None})
@@ -126,8 +125,8 @@ class _Watcher:
 
     def images(self) -> Tensor:
         """The same latent points each time, (shown, c, h, w); labels one after the other."""
-        device = next(self.network.parameters()).device
-        draws = Draws.of(0, [number.to_bytes(8, "little") for number in range(_SHOWN)], device)
+        device = self.network.device
+        draws = Draws.numbered(0, range(_SHOWN), device)
         y = torch.arange(_SHOWN, device=device) % max(self.network.num_classes, 1)
         return self.network.decode(self.network.prior(draws), y).clamp(0, 1)
 
@@ -156,14 +155,6 @@ def _alarms(figures: dict[str, list[float]]) -> dict[str, Any]:
 def _training_split(text: str, data_root: str | Path | None, download: bool) -> Dataset:
     root = None if data_root is None else Path(data_root)
     return datasets.load(text, "train", root=root, download=download)
-
-
-def _target(path: Path) -> Path:
-    """The file to write, refused before the training rather than after it."""
-    if path.suffix != ".safetensors":
-        raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
-    writable(path.parent)
-    return path
 
 
 def _about(generator: Generator, data: Dataset, seed: int, device: torch.device) -> Card:

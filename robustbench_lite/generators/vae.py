@@ -80,7 +80,7 @@ class VAE(Generator):
         """
         count = min(len(data), _LOOKED_AT)
         chosen = torch.linspace(0, len(data) - 1, count).long().numpy()
-        device = next(network.parameters()).device
+        device = network.device
         x, y = data.batch(chosen).to(device), data.labels_at(chosen).to(device)
         spread = network.encode(x, y).mean.var(0)
         active = int((spread > _ACTIVE).sum())

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_lite.attack import Attack
-from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.cache import atomic_savez, atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
@@ -63,7 +63,14 @@ class Explanation:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / "explain.csv", self.table.to_csv(index=False).encode())
-            atomic_write(folder / "explain.npz", partial(_savez, found=self))
+            atomic_savez(
+                folder / "explain.npz",
+                index=self.table["index"].to_numpy(),
+                clean=self.clean,
+                adversarial=self.adversarial,
+                clean_maps=self.clean_maps,
+                maps=self.maps,
+            )
             atomic_write(folder / "explain.png", partial(plot_maps, self))
         return folder
 
@@ -163,15 +170,3 @@ def _alike(one: np.ndarray, other: np.ndarray) -> float:
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
     return float(stats.spearmanr(one.ravel(), other.ravel()).statistic)
-
-
-def _savez(path: Path, *, found: Explanation) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            index=found.table["index"].to_numpy(),
-            clean=found.clean,
-            adversarial=found.adversarial,
-            clean_maps=found.clean_maps,
-            maps=found.maps,
-        )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.cache import atomic_savez, atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.points import mixture_of, to_points
 from robustbench_lite.errors import UserError
@@ -70,7 +71,7 @@ def sample(
     told = {"made by": f"generated:{path}{given}", "images": len(data), **data.provenance}
     rows = np.arange(len(data))
     with writing(out.parent):
-        atomic_write(out, lambda place: _savez(place, data.images.take(rows), data.labels))
+        atomic_savez(out, x=data.images.take(rows), y=data.labels)
         atomic_write(out.with_suffix(".json"), (json.dumps(told, indent=2, default=str) + "\n").encode())
     return data
 
@@ -103,7 +104,7 @@ def show(
         rows = [(label, images.numpy()) for label, images in sheet(name, sitter)]
         place = out / f"{name}.png"
         with writing(out):
-            atomic_write(place, lambda file, rows=rows: plot_sheet(rows, file, title=f"{trained.card['architecture']}"))  # type: ignore[misc]
+            atomic_write(place, partial(plot_sheet, rows, title=str(trained.card["architecture"])))
         drawn.append(place)
     return drawn
 
@@ -140,8 +141,3 @@ def _draw_progress(place: Path, epochs: Sequence[int], images: Tensor, title: st
     rows = [(f"epoch {epoch}", part.numpy()) for epoch, part in zip(epochs, images, strict=True)]
     with writing(place.parent):
         atomic_write(place, lambda file: plot_sheet(rows, file, title=title))
-
-
-def _savez(place: Path, x: np.ndarray, y: np.ndarray) -> None:
-    with place.open("wb") as file:
-        np.savez_compressed(file, x=x, y=y)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.latent import Latent, Witness
-from robustbench_lite.cache import atomic_write, writable, writing
+from robustbench_lite.cache import atomic_savez, atomic_write, writable, writing
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators import Trained, load_generator
 from robustbench_lite.objectives import Goal
@@ -108,17 +108,12 @@ class Unrestricted:
         """
         made = self.witness
 
-        def save(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez_compressed(
-                    file, x=self.images, start=self.starts, y=made.y.numpy(), z=made.z.numpy(), noise=made.noise.numpy()
-                )
-
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / "latent.csv", self.table.to_csv(index=False).encode())
             atomic_write(folder / "latent_summary.csv", self.summary.to_csv(index=False).encode())
-            atomic_write(folder / "latent.npz", save)
+            arrays = {"y": made.y.numpy(), "z": made.z.numpy(), "noise": made.noise.numpy()}
+            atomic_savez(folder / "latent.npz", x=self.images, start=self.starts, **arrays)
         return folder
 
 

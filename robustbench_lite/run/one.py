@@ -8,7 +8,7 @@ from torch import nn
 
 from robustbench_lite import data as datasets
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.run.devices import find_device
+from robustbench_lite.devices import find_device
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.systems import Builder, borrowed

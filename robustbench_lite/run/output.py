@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from robustbench_lite import __version__
-from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.cache import atomic_savez, atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.results import curve as curves
@@ -119,7 +119,7 @@ class Output:
             index = np.array(sorted(kept), dtype=np.int64)
             images = np.stack([kept[place] for place in index.tolist()])
             with writing(self.folder):
-                atomic_write(path, lambda temporary: _savez(temporary, index, images))
+                atomic_savez(path, index=index, adv=images)
         return kept
 
     def measured(self, name: str, measure: Callable[[], pd.DataFrame], kind: str = "physical") -> pd.DataFrame:
@@ -315,11 +315,6 @@ def _read_examples(path: Path) -> dict[int, np.ndarray]:
             return dict(zip(held["index"].tolist(), held["adv"], strict=True))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return {}
-
-
-def _savez(path: Path, index: np.ndarray, images: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, index=index, adv=images)
 
 
 def _picture(result: Any, path: Path) -> None:

@@ -204,15 +204,15 @@ def measure(
     }
     for start, tally in tallies.items():
         for begin in range(0, settings.count, _BLOCK):
-            names = [number.to_bytes(8, "little") for number in range(begin, min(begin + _BLOCK, settings.count))]
-            draws = Draws.of(seed, names, system.device)
+            numbers = range(begin, min(begin + _BLOCK, settings.count))
+            draws = Draws.numbered(seed, numbers, system.device)
             noise = STARTS[start][0](draws, system.input_shape)
             sure = tally.noise(system, noise, draws, settings.threshold)
             for k in range(system.num_classes):
                 _push(
                     system, noise, draws, k, settings, STARTS[start][1], tally, partial(images.__setitem__, (start, k))
                 )
-            advance(len(names), sure)
+            advance(len(numbers), sure)
     rows = [row for start, tally in tallies.items() for row in tally.rows(start, STARTS[start][1])]
     return Rubbish(
         table=pd.DataFrame(rows, columns=list(COLUMNS)),

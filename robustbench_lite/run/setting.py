@@ -14,10 +14,10 @@ from robustbench_lite import data as datasets
 from robustbench_lite.attack import Attack, prepares, resolve_attack
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
+from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
-from robustbench_lite.run.devices import find_device
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter

@@ -13,15 +13,16 @@ import torch
 from robustbench_lite import __version__, training, zoo
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import resolve_attack
-from robustbench_lite.cache import Card, atomic_write, writable, writing
+from robustbench_lite.cache import Card, atomic_write, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Defense, Workshop, resolve_defense
+from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
 from robustbench_lite.results.training_plot import plot_training, training_history
 from robustbench_lite.run.build import UNDEFENDED, about, defended_system
-from robustbench_lite.run.devices import find_device
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
+from robustbench_lite.zoo.checkpoints import checkpoint_place, save_checkpoint
 
 #: what the card's robust accuracy is measured with, and on how many test images at most: a hint, no evaluation
 MEASURED_WITH, MEASURED_ON = "pgd:steps=20,step_size=1/10,restarts=1", 1000
@@ -91,7 +92,7 @@ def train(
     }  # fmt: skip
     changes = {name: value for name, value in chosen.items() if value is not None}
     chain, place = _changed(resolve_defense(defense), changes), find_device(device)
-    target = None if out is None else _target(Path(out))
+    target = None if out is None else checkpoint_place(Path(out))
     root = None if data_root is None else Path(data_root)
     data, test = (datasets.load(dataset, split, root=root, download=download) for split in ("train", "test"))
     aim = _aim(threat, data)
@@ -114,7 +115,7 @@ def train(
     }
     if target is not None:
         with writing(target.parent):
-            zoo.save_checkpoint(target, system.model, card)
+            save_checkpoint(target, system.model, card)
             _write_history(target, card)
     return card
 
@@ -168,14 +169,6 @@ def _with(defense: Defense, changes: dict[str, Any]) -> Defense:
     if missing:
         raise UserError(f"{defense.name} has no option {missing[0]!r}")  # a recipe that it does not leave to its user
     return replace(defense, **changes)
-
-
-def _target(path: Path) -> Path:
-    """The file to write, refused before the training rather than after it."""
-    if path.suffix != ".safetensors":
-        raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
-    writable(path.parent)
-    return path
 
 
 def _write_history(target: Path, card: Card) -> None:

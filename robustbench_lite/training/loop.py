@@ -140,8 +140,7 @@ class _Training:
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.model, self.recipe)
         self.average = Average(self.model, self.recipe.ema) if self.recipe.ema else None
-        digests = [index.to_bytes(8, "little") for index in range(len(self.data))]
-        self.streams = Draws.of(derive(self.seed, "streams"), digests)
+        self.streams = Draws.numbered(derive(self.seed, "streams"), range(len(self.data)))
         self.cuts = -(-len(self.rows) // self.recipe.batch_size)
         self.steps = self.cuts * self.recipe.replays
 

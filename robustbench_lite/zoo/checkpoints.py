@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write, weights_digest
+from robustbench_lite.cache import atomic_write, weights_digest, writable
 from robustbench_lite.errors import UserError
 from robustbench_lite.zoo.base import LoadedModel, audit, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
@@ -39,6 +39,18 @@ def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> N
     text = json.dumps(told, indent=2, default=str) + "\n"
     atomic_write(path, save(weights))
     atomic_write(path.with_suffix(".json"), text.encode())
+
+
+def checkpoint_place(path: Path) -> Path:
+    """The file to write, refused before the training rather than after it.
+
+    Raises:
+        UserError: it does not end in .safetensors, or its folder cannot be written to.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"out={path}; accepted: a file that ends in .safetensors")
+    writable(path.parent)
+    return path
 
 
 def load_checkpoint(

@@ -25,7 +25,7 @@ _LEAST = 12
 def encoded(network: Network, data: Dataset, *, seed: int = 0) -> Codes:
     """The encoder's mean codes of up to 400 images of a split."""
     rows = choose(data, min(IMAGES, len(data)))
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    device = network.device
     x, y = data.batch(rows).to(device), data.labels_at(rows).to(device)
     told = y if network.conditional else None
     with torch.no_grad():

@@ -83,7 +83,7 @@ class Reference:
 
     def controls(self) -> Figures:
         """The same figures of held-out images (`_floor`) and of uniform noise (`_noise`), and others of real images."""
-        draws = Draws.of(derive(self.seed, "noise"), [number.to_bytes(8, "little") for number in range(self.count)])
+        draws = Draws.numbered(derive(self.seed, "noise"), range(self.count))
         noise = draws.uniform(self.test.shape, "noise")
         floor, ceiling = (self.compare(look(self.judge, x)) for x in (self.held_out, noise))
         rows = self.chosen[:_LESSONS]

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from robustbench_lite.data.base import Dataset
@@ -34,7 +33,7 @@ def inverted(
 ) -> Codes:
     """The latent points nearest to `images` of a split (all classes as evenly as they allow, at most all), by Adam."""
     rows = choose(data, min(images, len(data)))
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    device = network.device
     x, y = data.batch(rows).to(device), data.labels_at(rows).to(device)
     draws = Draws.for_images(seed, x, y)
     z, errors = invert(network, x, y, draws, restarts=restarts, steps=steps)

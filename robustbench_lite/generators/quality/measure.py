@@ -125,7 +125,7 @@ def _restored(trained: Trained, train: Dataset, test: Dataset) -> Figures:
     for name, data in (("restored", test), ("restored_train", train)):
         total = 0.0
         for rows in np.array_split(np.arange(len(data)), -(-len(data) // _BATCH)):
-            x, y = data.batch(rows).to(_device(trained)), _labels(trained, data, rows)
+            x, y = data.batch(rows).to(trained.network.device), _labels(trained, data, rows)
             errors = (trained.network.reconstruct(x, y) - x).pow(2).flatten(1).mean(1)
             total += float(errors.sum())
         figures[name] = total / len(data)
@@ -143,10 +143,10 @@ def _samplings(
 
 def _batches(trained: Trained, train: Dataset, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one sampling; labels are drawn as often as the training split has them."""
-    device = _device(trained)
+    device = trained.network.device
     for at in range(0, count, _BATCH):
         numbers = range(at, min(at + _BATCH, count))
-        draws = Draws.of(seed, [number.to_bytes(8, "little") for number in numbers])
+        draws = Draws.numbered(seed, numbers)
         y = train.labels_at(draws.integers(len(train), (1,), "label")[:, 0].numpy())
         yield trained.sample(draws.to(device), y.to(device)).cpu(), y
 
@@ -159,18 +159,13 @@ def _real(data: Dataset, count: int) -> Iterator[Tensor]:
 def _noise(shape: tuple[int, int, int], count: int, seed: int) -> Iterator[Tensor]:
     for at in range(0, count, _BATCH):
         numbers = range(at, min(at + _BATCH, count))
-        draws = Draws.of(derive(seed, "noise"), [number.to_bytes(8, "little") for number in numbers])
+        draws = Draws.numbered(derive(seed, "noise"), numbers)
         yield draws.uniform(shape, "noise")
 
 
 def _labels(trained: Trained, data: Dataset, rows: np.ndarray) -> Tensor | None:
     """The labels that a conditional network is told; None for another."""
-    return data.labels_at(rows).to(_device(trained)) if trained.network.conditional else None
-
-
-def _device(trained: Trained) -> torch.device:
-    tensors = (*trained.network.parameters(), *trained.network.buffers())
-    return tensors[0].device if tensors else torch.device("cpu")
+    return data.labels_at(rows).to(trained.network.device) if trained.network.conditional else None
 
 
 def _spread(found: list[Figures]) -> Figures:
