@@ -69,6 +69,8 @@ class Purifier:
         apply: (x, draws, index) -> x, all in [0, 1]; a deterministic one ignores the last two.
         surrogate: a differentiable stand-in whose gradient the adaptive adversary uses (BPDA: Athalye et al. 2018, arXiv
             1802.00420, sec. 4.1); None where `apply` is differentiable itself.
+        derived: instead of a surrogate, `apply` with a gradient of its own: the same values, and backwards a derivative that
+            `apply` as deployed does not have.
         random: the step draws random numbers. modules: the networks it computes with, to be frozen and moved.
         noise: standard deviation of the Gaussian noise that the step adds, where that is all it does. Such a step alone
             may leave [0, 1]: clamped noise is not Gaussian, and `certify` counts on it.
@@ -77,10 +79,16 @@ class Purifier:
 
     apply: Callable[[Tensor, Draws | None, Tensor | int], Tensor]
     surrogate: Callable[[Tensor], Tensor] | None = None
+    derived: Callable[[Tensor, Draws | None, Tensor | int], Tensor] | None = None
     random: bool = False
     modules: tuple[nn.Module, ...] = ()
     noise: float = 0.0
     name: str = "purifier"
+
+    @property
+    def hidden(self) -> bool:
+        """Whether who does not know the step has another gradient than who does."""
+        return self.surrogate is not None or self.derived is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +232,9 @@ def _noisy(x: Tensor, draws: Draws | None, index: Tensor | int, *, sigma: float)
 
 
 def _purify(part: Purifier, x: Tensor, draws: Draws | None, index: Tensor | int, adaptive: bool) -> Tensor:
-    if not (adaptive and part.surrogate is not None):
+    if adaptive and part.derived is not None:
+        return part.derived(x, draws, index)
+    if not adaptive or part.surrogate is None:
         return part.apply(x, draws, index)
     with torch.no_grad():
         hard = part.apply(x, draws, index)

@@ -5,7 +5,7 @@ Samangouei et al. 2018, arXiv 1805.06605, sec. 3 (with momentum 0.7).
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ _BETAS = (0.9, 0.999)
 _TINY = 1e-8
 #: for the last fifth of the steps the rate of momentum is a tenth
 _LATE, _DECAY = 0.8, 0.1
+#: rows times latent numbers whose images are differentiated at the same time; of the mean square, what is added to all
+_JACOBIANS, _DAMPING = 2048, 0.01
 
 
 def invert(
@@ -132,6 +134,57 @@ def _descend(network: Network, x: Tensor, y: Tensor | None, z: Tensor, rule: _Ru
 def error_of(network: Network, z: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
     """The mean squared error of each row's image to x, over its pixels, (n,); differentiable."""
     return (network.decode(z, y) - x).pow(2).flatten(1).mean(1)
+
+
+def nearest(network: Network, x: Tensor, z: Tensor) -> Tensor:
+    """G(z), with the gradient by x of the nearest image that the network can make, where z (n, latent) is x's.
+
+    The nearest point of a smooth surface moves with x as x's shadow on its tangent plane does, but for curvature
+    (Gauss-Newton): with J the Jacobian of G at z, its derivative is J (J'J)^-1 J'. A damped J'J, by a hundredth of its mean
+    diagonal, stands for directions that hardly change the image and would be followed out of the ball.
+
+    Args:
+        network: unconditional, in eval mode. x: (n, c, h, w) in [0, 1].
+    """
+    return cast(Tensor, _Nearest.apply(x, z, network))
+
+
+class _Nearest(torch.autograd.Function):
+    """See `nearest`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, network: Network) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.network = network
+        return network.decode(z)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (z,) = ctx.saved_tensors
+        size = max(1, _JACOBIANS // z.shape[1])
+        parts = zip(z.split(size), grads[0].flatten(1).split(size), strict=True)
+        shadows = [_shadow(ctx.network, point, grad) for point, grad in parts]
+        return torch.cat(shadows).view_as(grads[0]), None, None
+
+
+def _shadow(network: Network, z: Tensor, grad: Tensor) -> Tensor:
+    """The rows of grad (n, pixels), each on the damped tangent plane at its z."""
+    count, latent = z.shape
+    ways = torch.eye(latent, device=z.device, dtype=z.dtype).repeat(count, 1)
+    with torch.enable_grad():
+        points = z.detach().repeat_interleave(latent, 0).requires_grad_()
+        images = network.decode(points)
+        # Backwards is linear in what it is given, and its own derivative by that, along a way, is the slope forwards.
+        weights = torch.zeros_like(images, requires_grad=True)
+        (back,) = torch.autograd.grad(images, points, weights, create_graph=True)
+        (slope,) = torch.autograd.grad(back, weights, ways)
+    slopes = slope.view(count, latent, -1).mT
+    square = slopes.mT @ slopes
+    # A little more than nothing, so that where nothing moves the image its gradient is nothing.
+    amount = _DAMPING * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + torch.finfo(z.dtype).tiny
+    damped = square + amount * torch.eye(latent, device=z.device, dtype=z.dtype)
+    shadow: Tensor = slopes @ torch.linalg.solve(damped, slopes.mT @ grad[:, :, None])
+    return shadow[:, :, 0]
 
 
 def _check(

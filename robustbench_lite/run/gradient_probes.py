@@ -61,7 +61,7 @@ def loss_stands_still(subject: Subject, chosen: Tensor, threat: Threat) -> Diagn
 def gradients_mislead(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
     """How far the gradient is from the slope that the answers show along it: the median of |measured / told - 1|."""
     name = "gradients-mislead"
-    if subject.adaptive and (subject.fast.differentiable_as or any(part.surrogate for part in subject.fast.purifiers)):
+    if subject.adaptive and (subject.fast.differentiable_as or any(part.hidden for part in subject.fast.purifiers)):
         return diagnostics.unchecked(name, "the adversary differentiates a stand-in on purpose")
     if subject.system.randomised:
         return diagnostics.unchecked(name, "two answers to one image differ, so no slope can be measured")

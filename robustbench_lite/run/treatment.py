@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from robustbench_lite.system import System
+from robustbench_lite.system import Purifier, System
 
 _AS_IT_IS = "differentiates it"
 
@@ -17,10 +17,16 @@ def hides(system: System) -> bool:
     return any(way != _AS_IT_IS for way in treatment(system).values())
 
 
+def _backwards(part: Purifier) -> str:
+    if part.derived is not None:
+        return "goes backwards by a derivative that it is not deployed with"
+    return "goes backwards through a stand-in (BPDA)" if part.surrogate is not None else _AS_IT_IS
+
+
 def _parts(system: System) -> Iterator[tuple[str, str]]:
     for part in system.purifiers:
         ways = ["averages over its draws (EOT)"] if part.random else []
-        ways.append("goes backwards through a stand-in (BPDA)" if part.surrogate is not None else _AS_IT_IS)
+        ways.append(_backwards(part))
         yield part.name, ", ".join(ways)
     if system.model_is_random:
         yield "the network's own randomness", "averages over its draws (EOT)"

@@ -192,6 +192,8 @@ def _modules(system: System) -> tuple[nn.Module, ...]:
 
 def _shown(part: Purifier, leaf: Tensor, draws: Draws) -> Tensor:
     """What the adaptive adversary differentiates."""
+    if part.derived is not None:
+        return part.derived(leaf, draws, 0)
     return part.apply(leaf, draws, 0) if part.surrogate is None else part.surrogate(leaf)
 
 

@@ -13,7 +13,8 @@ from robustbench_lite.attack import EOT, Goal, craft, resolve_attack
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.defenses.defense_gan import DefenseGAN, Projection
 from robustbench_lite.errors import UserError
-from robustbench_lite.generators import load_generator
+from robustbench_lite.generators import Network, load_generator
+from robustbench_lite.generators.inversion import nearest
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -73,9 +74,50 @@ def test_an_image_is_projected_alone_as_in_a_batch_from_starts_of_its_own():
     torch.testing.assert_close(mixed[:2], torch.stack((first[0], other[1])), rtol=0, atol=1e-5)
 
 
-def test_the_plain_adversary_has_no_gradient_and_the_adaptive_one_the_identitys(tmp_path):
+def test_its_derivative_is_the_shadow_on_what_the_generator_can_make():
+    """Of a plane the derivative is known, but for the damping: (1 + 1/100) times it is the orthogonal projection."""
+    basis, guard = painter().weight[0] / 0.5, projection()
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    way = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    shown = guard.derived(x, draws(6))
+    assert torch.equal(shown.detach(), guard(x, draws(6)))
+    (slope,) = torch.autograd.grad((shown * way).sum(), x)
+    expected = (way.flatten(1) @ basis @ basis.T).view_as(way) / 1.01
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5)
+
+
+class Circle(Network):
+    """Points at a distance of 0.3 from the middle of the plane: z is their angle."""
+
+    def __init__(self) -> None:
+        super().__init__((2, 1, 1), 0, 1)
+
+    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return 0.5 + 0.3 * torch.cat((z.cos(), z.sin()), 1).view(-1, 2, 1, 1)
+
+
+def test_its_derivative_follows_a_bend():
+    """On a circle the nearest point turns with x: along the tangent one for one, across it not at all."""
+    z = torch.linspace(0, 6, 7, dtype=torch.float64)[:, None]
+    tangent = torch.cat((-z.sin(), z.cos()), 1)
+    x = Circle().decode(z).requires_grad_()
+    for axis in range(2):
+        (slope,) = torch.autograd.grad(nearest(Circle(), x, z)[:, axis].sum(), x)
+        torch.testing.assert_close(slope.view(7, 2), tangent[:, axis : axis + 1] * tangent / 1.01)
+
+
+def test_an_images_derivative_feels_no_neighbour(tmp_path):
+    network = load_generator(untrained(tmp_path / "net.safetensors", "wgan-gp")).network
+    z, x = network.prior(draws(5)), torch.rand(5, 1, 8, 8, requires_grad=True)
+    way = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    (every,) = torch.autograd.grad((nearest(network, x, z) * way).sum(), x)
+    (alone,) = torch.autograd.grad((nearest(network, x[3:4], z[3:4]) * way[3:4]).sum(), x)
+    torch.testing.assert_close(every[3], alone[3], rtol=1e-3, atol=1e-5)
+
+
+def test_the_plain_adversary_has_no_gradient_and_the_adaptive_one_may_take_the_identitys(tmp_path):
     path = untrained(tmp_path / "net.safetensors", "wgan-gp")
-    (defense,) = resolve_defense(f"defense-gan:generator={path},restarts=1,steps=3")
+    (defense,) = resolve_defense(f"defense-gan:generator={path},restarts=1,steps=3,backward=identity")
     bare = system_of(lively())
     guarded = defense.defend(bare, shop())
     x = torch.rand(3, 1, 8, 8, requires_grad=True)
@@ -88,13 +130,14 @@ def test_the_plain_adversary_has_no_gradient_and_the_adaptive_one_the_identitys(
     assert guarded.notes["generator"]["digest"] == load_generator(path).digest
 
 
-def test_who_knows_it_breaks_it():
-    """The identity's gradient, averaged over two sets of starts, judged by starts that the search has not seen."""
+@pytest.mark.parametrize("backward", ["derivative", "identity"])
+def test_who_knows_it_breaks_it(backward):
+    """Either gradient, averaged over two sets of starts, judged by starts that the search has not seen."""
     network, threat = painter(), Threat(norm="Linf", eps=0.2)
     w = network.weight[0] @ torch.tensor([1.0, -2.0, 1.5])  # looks at nothing but what the generator can make
     middle = torch.stack((w.sum(), -w.sum())) / 2
     bare = System(model=Affine(torch.stack((-w, w)), middle), num_classes=2, input_shape=(1, 8, 8))
-    gan = DefenseGAN(restarts=1, steps=25, learning_rate=60.0)
+    gan = DefenseGAN(restarts=1, steps=25, learning_rate=60.0, backward=backward)
     guarded = replace(bare, purifiers=(gan.part(network),))
     x = network.decode(network.prior(draws(12, seed=5)))
 
