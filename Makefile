@@ -17,7 +17,7 @@ VAE := rbl-runs/vae.safetensors
 PIP_INSTALL = set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check
 SHOW = awk '/^(Collecting|Installing|Successfully|ERROR)/ { print "    " substr($$0, 1, 100); fflush() }'
 
-.PHONY: help evaluate test bench lint types format peers clean
+.PHONY: help evaluate test bench lint types format docs peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,10 +53,16 @@ format: .venv/.installed-dev ## let ruff fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Building asks nobody for anything: fonts, scripts and pictures are the theme's own. No --quiet: what it hides, --strict
+# does not count.
+docs: .venv/.installed-dev ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "==> site/index.html; to search it: $(BIN)/python -m http.server -d site"
+
 peers: .venv/.installed-peers ## install Foolbox, ART and torchattacks beside it, to compare with
 
 clean: ## remove what was built and cached here; keeps .venv and rbl-runs
-	@rm -rf build dist .typecheck .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist site .typecheck .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # pip comes last into a new environment, so a .venv without it was left half made.

@@ -20,6 +20,7 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
     "model": {
         "timm:NAME": "A model of timm; ;pretrained=true fetches its weights.",
         "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights.",
+        "robustbench:NAME": "A model of RobustBench, by its package; ;dataset=cifar10;threat_model=Linf;dir=DIR;download=false.",
         "checkpoint:FILE": "Weights that rbl train wrote: .safetensors, with their card (.json) beside them.",
         "torchscript:FILE": "A TorchScript program.",
         "vae:FILE": "A VAE that rbl generate train wrote, for --task reconstruction; ;judge=MODEL reads what it shows.",
@@ -50,6 +51,9 @@ class Option:
 
 #: what every named model has besides its builder's own options
 _WEIGHTS = Option(name="weights", type="file", default="none", text="weights to load; what has them is not trained.")
+_PART = Option(
+    name="part", type="text", default="none", text="of a file that holds several networks, which: best, last, ema."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +153,7 @@ def _described(kind: plugins.Kind, name: str, origin: str, plugin: Any) -> Descr
         origin=origin,
         what=what,
         text=text,
-        options=(*options, _WEIGHTS) if kind == "model" else options,
+        options=(*options, _WEIGHTS, _PART) if kind == "model" else options,
         facts=_facts(plugin),
         source=str(getattr(plugin, "source", "")),
     )

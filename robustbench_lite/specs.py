@@ -40,6 +40,10 @@ class Spec:
 def parse(text: str) -> Spec:
     """Read `NAME[:KEY=VALUE[,KEY=VALUE...]]`.
 
+    Examples:
+        >>> parse("adversarial-training:attack=(pgd:steps=7),epochs=5").options
+        {'attack': 'pgd:steps=7', 'epochs': '5'}
+
     Raises:
         UserError: an empty name, an option without `=`, an option given twice, or parentheses that do not match.
     """
@@ -52,6 +56,10 @@ def parse(text: str) -> Spec:
 
 def parse_source(text: str) -> Spec:
     """Read a source such as `timm:resnet18;pretrained=true`: the name goes up to the first `;` outside parentheses.
+
+    Examples:
+        >>> str(parse_source("timm:resnet18;pretrained=true;std=(0.2,0.2,0.2)"))
+        'timm:resnet18;pretrained=true;std=(0.2,0.2,0.2)'
 
     Raises:
         UserError: as `parse`.
@@ -68,7 +76,12 @@ def head(text: str) -> str:
 
 
 def parse_chain(text: str) -> tuple[Spec, ...]:
-    """Read specs joined by `+`, left to right."""
+    """Read specs joined by `+`, left to right.
+
+    Examples:
+        >>> [spec.name for spec in parse_chain("adversarial-training:attack=(pgd:steps=7)+bit-depth")]
+        ['adversarial-training', 'bit-depth']
+    """
     return tuple(parse(part) for part in _split(text, "+") or [""])
 
 
@@ -94,7 +107,12 @@ def number(text: str, what: str) -> float:
 
 
 def fraction_text(value: float) -> str:
-    """A short way to write a number that reads back to the same float: `8/255` where that is exact, else `repr`."""
+    """A short way to write a number that reads back to the same float: `8/255` where that is exact, else `repr`.
+
+    Examples:
+        >>> fraction_text(8 / 255), fraction_text(1 / 3), fraction_text(0.1), fraction_text(2.0)
+        ('8/255', '85/255', '0.1', '2')
+    """
     plain = repr(float(value))
     if len(plain) <= 8:
         return plain.removesuffix(".0")

@@ -162,6 +162,13 @@ class System:
         return (self.model, *bypass, *(module for part in self.purifiers for module in part.modules), *alarm)
 
     @property
+    def parameters(self) -> int:
+        """How many numbers were learned, over all networks; one that serves twice counts once."""
+        return sum(
+            value.numel() for value in {id(one): one for part in self.modules for one in part.parameters()}.values()
+        )
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a model without any."""
         tensors = (*self.model.parameters(), *self.model.buffers())

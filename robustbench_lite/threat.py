@@ -63,6 +63,14 @@ class Threat:
     def parse(cls, text: str) -> "Threat":
         """Read `Linf:8/255`, `L2` (minimum-norm), `Linf:0.1,goal=targeted,target=least-likely`, or a threat of `families`.
 
+        Examples:
+            >>> Threat.parse("linf:8/255")
+            Threat(norm='Linf', eps=0.03137254901960784, goal='untargeted', target=None)
+            >>> Threat.parse("L2").aim
+            'minimum-norm'
+            >>> str(Threat.parse("Linf:0.1,goal=targeted,target=3"))
+            'Linf:0.1,goal=targeted,target=3'
+
         Raises:
             UserError: as the constructor, or an option that a threat does not have.
         """

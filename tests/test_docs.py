@@ -32,7 +32,7 @@ from robustbench_lite.zoo import load
 
 PLUGINS = ROOT / "docs/plugins.md"
 #: options of other programs that are shown
-FOREIGN = {"--help", "--no-deps"}
+FOREIGN = {"--help", "--no-deps", "--rbl-baseline", "--rbl-update"}
 Package = Callable[[], Path]
 
 
@@ -81,6 +81,10 @@ def test_every_rbl_command_shown_is_understood(
     (quiet / "curve-run/plan.toml").write_text(Plan().to_toml(), encoding="utf-8")
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
     works = ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish", "latent.latent")
+    works += ("verify.verify",)
+    boards = ("board.Board.read", "plan.BoardPlan.load", "validate.faults")
+    for place in boards:
+        monkeypatch.setattr(f"robustbench_lite.leaderboard.{place}", lambda *_, **__: reached())
     for place in (*works, *(f"generate.{name}" for name in ("train", "sample", "show")), "quality.measure_files"):
         monkeypatch.setattr(f"robustbench_lite.run.{place}", lambda *_, **__: reached())
     shown = [(page.name, words) for page in pages() for words in commands(page, "rbl")]
@@ -131,6 +135,7 @@ def test_every_make_target_shown_exists() -> None:
 def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = set(FOREIGN)
     parts = [["generate", name] for name in ("train", "sample", "show", "measure", "latent")]
+    parts += [["leaderboard", name] for name in ("build", "show", "merge", "diff", "validate")]
     for command in [*([name] for name in COMMANDS), *parts]:
         main([*command, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
@@ -140,7 +145,10 @@ def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str])
 
 # -- names ------------------------------------------------------------------------------------------------------
 
-COMMANDS = ("evaluate", "report", "train", "generate", "certify", "explain", "rubbish", "list", "show")
+COMMANDS = (
+    *("evaluate", "report", "plot", "verify", "leaderboard", "check", "train", "generate", "certify", "explain"),
+    *("rubbish", "list", "show"),
+)
 
 
 def test_every_command_has_a_line_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:

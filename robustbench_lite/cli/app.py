@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import certify, evaluate, explain, generate, listing, report, rubbish, show, train
+from robustbench_lite.cli import (
+    certify,
+    check,
+    evaluate,
+    explain,
+    generate,
+    leaderboard,
+    listing,
+    plot,
+    report,
+    rubbish,
+    show,
+    train,
+    verify,
+)
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.stopping import STOPPED
 from robustbench_lite.errors import UserError
@@ -43,6 +57,10 @@ app = typer.Typer(
 )
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("plot", epilog=plot.EXAMPLES)(plot.plot)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.add_typer(leaderboard.app, name="leaderboard")
+app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.add_typer(generate.app, name="generate")
 app.command("certify", epilog=certify.EXAMPLES)(certify.certify)

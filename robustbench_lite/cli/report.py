@@ -1,4 +1,4 @@
-"""`rbl report`: the tables of a run again, from its folder alone."""
+"""`rbl report`: the tables of a run again, from its folder alone; or all of it as one page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,14 @@ from robustbench_lite.cli.printing import (
     show_reconstruction,
     show_results,
 )
+from robustbench_lite.errors import UserError
 
 EXAMPLES = """\b
 Examples:
   rbl report rbl-runs/my-run
   rbl report rbl-runs/my-run --details
   rbl report rbl-runs/my-run --format markdown > table.md
+  rbl report rbl-runs/my-run --html report.html
 """
 
 
@@ -31,12 +33,18 @@ def report(
     details: Annotated[
         bool, typer.Option("--details", help="Also a row an attack: intervals, success rates, queries, seconds.")
     ] = False,
+    html: Annotated[
+        Path | None, option("FILE", "Write one self-contained page instead: tables, charts, examples, checks, plan.")
+    ] = None,
 ) -> None:
     """Print the tables of a run again, from the records in its folder alone.
 
     Nothing is computed or changed. Of a run that was stopped it shows the cells that are complete.
     """
     form = one_of("format", format, FORMATS)
+    if html is not None:
+        _page(folder, html)
+        return
     from robustbench_lite.results.claims import claims
     from robustbench_lite.results.compare import compare_rows
     from robustbench_lite.results.metrics import summarise
@@ -54,3 +62,21 @@ def report(
     show_physical(read_physical(folder), stderr=form != "table")
     show_reconstruction(read_reconstruction(folder), stderr=form != "table")
     show_checks(diagnostics, stderr=form != "table")
+
+
+def _page(folder: Path, path: Path) -> None:
+    """Write the page, and print its name.
+
+    Raises:
+        UserError: the name does not end in .html, it cannot be written, or the folder holds no run.
+    """
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise UserError(f"html={str(path)!r}; accepted: a file whose name ends in .html")
+    from robustbench_lite.cache import atomic_write, writing
+    from robustbench_lite.results.page.build import page
+    from robustbench_lite.run.reread import reread
+
+    content = page(reread(folder)).encode()
+    with writing(path.parent):
+        atomic_write(path, content)
+    print(path)

@@ -82,7 +82,7 @@ def _array(path: Path, key: str) -> np.ndarray:
             raise UserError(f"{path} is one array, not an .npz; {_HOW}")
         with content:
             if key in content.files:
-                return content[key]
+                return np.asarray(content[key])
             has = ", ".join(content.files) or "nothing"
     except UserError:
         raise

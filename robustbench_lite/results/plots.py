@@ -267,7 +267,14 @@ def _legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": None})
+    """As SVG where the name ends so, else as PNG; without a date, a version or random ids: the same bytes each time."""
+    from matplotlib import rc_context
+
+    if path.suffix == ".svg":
+        with rc_context({"svg.hashsalt": "robustbench-lite"}):
+            figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": None})
     return path
 
 

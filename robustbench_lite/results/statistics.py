@@ -18,6 +18,11 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 
     Conservative: it covers at least as often as it says. With n = 0 nothing is known, and it is (0, 1).
 
+    Examples:
+        >>> low, high = clopper_pearson(0, 100)
+        >>> low, round(high, 4)  # 1 - 0.025 ** (1 / 100)
+        (0.0, 0.0362)
+
     Raises:
         ValueError: k is not between 0 and n, or the confidence not between 0 and 1.
     """
@@ -57,6 +62,10 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided p of b against c discordant pairs (McNemar 1947, Psychometrika 12; exact binomial form).
+
+    Examples:
+        >>> mcnemar_exact(6, 0)  # twice the chance of six heads
+        0.03125
 
     Raises:
         ValueError: a negative count.
@@ -122,7 +131,12 @@ def claimed_minus_actual(claimed: ArrayLike, actual: ArrayLike, confidence: floa
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Step-down correction of several p-values (Holm 1979, Scand. J. Statist. 6); a NaN stays and is not counted."""
+    """Step-down correction of several p-values (Holm 1979, Scand. J. Statist. 6); a NaN stays and is not counted.
+
+    Examples:
+        >>> holm([0.01, 0.5, math.nan])
+        (0.02, 0.5, nan)
+    """
     p = np.asarray(p_values, dtype=float)
     order = [int(place) for place in np.argsort(p) if not math.isnan(p[place])]
     adjusted, running = np.full(len(p), math.nan), 0.0

@@ -32,7 +32,7 @@ from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import NAMES, Records
 from robustbench_lite.run.subject import Subject
-from robustbench_lite.run.treatment import treatment
+from robustbench_lite.run.treatment import hides, treatment
 
 #: a hidden file older than this many seconds is no longer being written by anybody
 _LEFT = 3600
@@ -75,8 +75,15 @@ class Output:
         clock = self._added(clock)
         self._clocks.append(clock)
         systems = self._environment.setdefault("systems", {})
-        known = {"digest": subject.system.digest, "adaptive attacks": treatment(subject.system)}
-        systems[f"{subject.model} | {subject.defense}"] = known
+        system = subject.system
+        systems[f"{subject.model} | {subject.defense}"] = {
+            "digest": system.digest,
+            "parameters": system.parameters,
+            **system.notes.get("checkpoint", {}),
+            "hides": hides(system),
+            "audited": subject.adaptive or subject.defense == "none",
+            "adaptive attacks": treatment(system),
+        }
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
             with writing(self.folder):

@@ -25,13 +25,14 @@ class HubOptions(Adaptation):
 
     Args:
         pretrained: fetch the hub's weights; `false` takes the fresh ones as they are, like `random=true`.
-        weights: a local file of weights instead. random: use the fresh weights as they are; otherwise a model without
-            weights is trained on the dataset.
+        weights: a local file of weights instead. part: which network of a file that holds several.
+        random: use the fresh weights as they are; otherwise a model without weights is trained on the dataset.
         num_classes: of the head; if left out, the dataset's. Pretrained weights bring their own.
     """
 
     pretrained: bool | None = None
     weights: str | None = None
+    part: str | None = None
     random: bool = False
     num_classes: int | None = None
 
@@ -77,7 +78,7 @@ def load_hub(
     notes: tuple[str, ...] = ()
     if options.weights is not None:
         path = Path(options.weights).expanduser()
-        held, notes = read_weights(path, allow_pickle=allow_pickle)
+        held, notes = read_weights(path, allow_pickle=allow_pickle, part=options.part)
         notes = (*notes, *fill(network, held, path))
     module = options.around(network, input_shape, what, own).eval()
     found = audit(module, name=what, num_classes=num_classes, input_shape=input_shape, class_names=class_names)

@@ -27,11 +27,12 @@ class CodeOptions(Adaptation):
     """What may follow `FILE.py:function`, besides the options of `Adaptation`.
 
     Args:
-        weights: a file of weights to load into what the function returns.
+        weights: a file of weights to load into what the function returns. part: which network of it, where it holds several.
         train: train it on the dataset instead of using its weights as they are.
     """
 
     weights: str | None = None
+    part: str | None = None
     train: bool = False
 
 
@@ -80,7 +81,7 @@ def load_function(
     module, notes = fresh(), tuple[str, ...]()
     if options.weights is not None:
         weights = Path(options.weights).expanduser()
-        held, wrappers = read_weights(weights, allow_pickle=allow_pickle)
+        held, wrappers = read_weights(weights, allow_pickle=allow_pickle, part=options.part)
         notes = (*wrappers, *fill(_innermost(module), held, weights))
     found = audit(
         module.eval(), name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names

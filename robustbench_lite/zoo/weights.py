@@ -11,19 +11,25 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.zoo.base import first_line
+from robustbench_lite.zoo.wrappings import Constants, bare, check_constants, opened
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+#: how many keys that do not fit are named
+_NAMED = 3
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".th", ".ckpt", ".bin", ".tar")
 
 
-def read_weights(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors in a file, and which wrappers were stripped around them.
+def read_weights(
+    path: Path, *, allow_pickle: bool = False, part: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors in a file, and which containers were opened around them.
 
     A pickle is read with torch's `weights_only`, which runs no code: what needs code to be read is refused in any case.
 
+    Args:
+        part: which container, of a file that holds several networks (`last` and `best`, `model` and its average `ema`).
+
     Raises:
-        UserError: no such file, a corrupt one, or a pickle that was not allowed.
+        UserError: no such file, a corrupt one, a pickle that was not allowed, or several networks and none chosen.
     """
     kind = path.suffix.lower()
     if kind in PICKLES and not allow_pickle:
@@ -34,32 +40,50 @@ def read_weights(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, T
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}")
     if kind == ".safetensors":
+        if part is not None:
+            raise UserError(f"{str(path)!r} holds one network; leave out ;part={part}")
         return _safetensors(path), ()
     if kind not in PICKLES:
         raise UserError(
             f"{str(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
         )
-    return _unwrapped(_unpickled(path), path)
+    return opened(_unpickled(path), path, part)
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
-    """Load the weights, strictly but for counters of batch normalisation; the prefixes stripped to make them fit.
+def fill(
+    module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, applied: Constants | None = None
+) -> tuple[str, ...]:
+    """Load the weights, strictly but for counters of batch normalisation; what was stripped to make them fit.
+
+    Args:
+        applied: mean and std that the images of the module are normalised by outside it; None: by none.
 
     Raises:
-        UserError: keys, shapes or types that do not fit, or NaN.
+        UserError: keys, shapes or types that do not fit, NaN, or weights that go with another normalisation.
     """
     own = module.state_dict()
-    weights, stripped = _without_prefixes(dict(weights), own)
+    found = bare(weights, own, getattr(module, "unused_weights", ()), path=path)
+    weights = found.weights
     missing = sorted(key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
     strange = sorted(weights.keys() - own.keys())
     if missing or strange:
-        first = f"{missing[0]} is missing" if missing else f"{strange[0]} is not in it"
+        said = [_listed(missing, "is missing", "so"), _listed(strange, "is not in it", "neither")]
         counts = f"{len(missing)} keys missing, {len(strange)} too many"
-        raise UserError(f"{str(path)!r} does not fit the architecture: {first} ({counts})")
+        raise UserError(f"{str(path)!r} does not fit the architecture: {'; '.join(filter(None, said))} ({counts})")
     for key in (key for key in own if key in weights):  # in the order of the layers, so that one message names one key
         _check_tensor(key, weights[key], own[key], path)
+    check_constants(found.constants, applied, path)
     module.load_state_dict(weights, strict=False)
-    return stripped
+    return found.stripped
+
+
+def _listed(keys: list[str], what: str, like: str) -> str:
+    """`a is missing, and so are b, c and 7 more`; nothing where there is none."""
+    if len(keys) < 2:
+        return f"{keys[0]} {what}" if keys else ""
+    more = keys[1:_NAMED]
+    rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return f"{keys[0]} {what}, and {like} {'is' if len(keys) == 2 else 'are'} {', '.join(more)}{rest}"
 
 
 def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
@@ -70,20 +94,6 @@ def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
         raise UserError(f"{str(path)!r} does not fit the architecture: {key} is {tensor.dtype}, not {own.dtype}")
     if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
         raise UserError(f"{str(path)!r} holds NaN or infinite weights ({key}); train or export it again")
-
-
-def _without_prefixes(
-    weights: dict[str, Tensor], own: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Strip prefixes that all keys share and the module does not have."""
-    stripped: list[str] = []
-    while weights and not weights.keys() & own.keys():
-        prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in weights)), None)
-        if prefix is None:
-            break
-        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-        stripped.append(prefix)
-    return weights, tuple(stripped)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -109,19 +119,3 @@ def _unpickled(path: Path) -> Any:
         if "TorchScript" in str(error):
             raise UserError(f"{str(path)!r} is TorchScript; name it as torchscript:{path}") from error
         raise UserError(f"{str(path)!r} is corrupt or truncated: {first_line(error)}") from error
-
-
-def _unwrapped(held: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    stripped: list[str] = []
-    while isinstance(held, Mapping) and not _is_state(held):
-        name = next((wrapper for wrapper in _WRAPPERS if isinstance(held.get(wrapper), Mapping)), None)
-        if name is None:
-            break
-        held, stripped = held[name], [*stripped, name]
-    if not isinstance(held, Mapping) or not _is_state(held):
-        raise UserError(f"{str(path)!r} holds no state dict; accepted: one, or one under {', '.join(_WRAPPERS)}")
-    return dict(held), tuple(stripped)
-
-
-def _is_state(held: Mapping[str, Any]) -> bool:
-    return bool(held) and all(isinstance(value, Tensor) for value in held.values())

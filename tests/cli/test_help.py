@@ -17,6 +17,8 @@ from robustbench_lite.run.plan import Plan
 
 COMMANDS = (
     *("", "evaluate", "report", "train", "certify", "explain", "rubbish", "list", "show"),
+    *("plot", "verify", "check", "leaderboard"),
+    *(f"leaderboard {name}" for name in ("build", "show", "merge", "diff", "validate")),
     *("generate", "generate train", "generate sample", "generate show", "generate measure", "generate latent"),
 )
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,6 +87,9 @@ def test_examples_in_the_help_are_understood(
     monkeypatch.setattr("robustbench_lite.run.quality.measure_files", reached)
     for name in ("train", "sample", "show"):
         monkeypatch.setattr(f"robustbench_lite.run.generate.{name}", reached)
+    monkeypatch.setattr("robustbench_lite.run.verify.verify", reached)
+    for name in ("board.Board.read", "plan.BoardPlan.load", "validate.faults"):
+        monkeypatch.setattr(f"robustbench_lite.leaderboard.{name}", reached)
     for command in COMMANDS:
         here(*command.split(), "--help")
         for line in re.findall(r"^ +rbl (.*)$", capsys.readouterr().out, re.MULTILINE):

@@ -1,0 +1,111 @@
+"""`rbl check`: the gate of a leaderboard, for CI."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
+from robustbench_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_lite.leaderboard.board import Board
+
+EXAMPLES = """\b
+Examples:
+  rbl check --baseline leaderboards/digits-linf.csv
+  rbl check --baseline leaderboards/digits-linf.csv --run rbl-runs/today --junit check.xml
+  rbl check --baseline leaderboards/mnist-l2.csv --data-root DIR --tolerance 0.01 --github
+"""
+
+
+def check(
+    baseline: Annotated[Path, option("FILE.csv|DIR", "A leaderboard, or the folder of a run.")],
+    run: Annotated[
+        Path | None,
+        option("DIR", "What is compared with it: a run. [default: run the plan NAME.toml beside the baseline]"),
+    ] = None,
+    alpha: Annotated[float, option("P", "Chance of a false alarm, over all tests.", default=0.05)] = 0.05,
+    tolerance: Annotated[
+        float, option("SHARE", "Change of an accuracy that is let pass, such as 0.01.", default=0)
+    ] = 0.0,
+    queries: Annotated[
+        float, option("FACTOR", "By which queries a sample may grow; 0: not compared.", default=1.5)
+    ] = 1.5,
+    time: Annotated[float, option("FACTOR", "By which seconds a sample may grow; 0: not compared.", default=0)] = 0.0,
+    junit: Annotated[Path | None, option("FILE.xml", "Also as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, option("FILE.md", "Also as a summary in Markdown.")] = None,
+    github: Annotated[
+        bool,
+        typer.Option("--github", help="Also as annotations of GitHub, and in the summary of its step."),
+    ] = False,
+    runs: Annotated[Path, option("DIR", "Where the plan is run, and goes on.", default="rbl-runs/check")] = Path(
+        "rbl-runs/check"
+    ),
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fail when a run is worse than a leaderboard, beyond chance.
+
+    Worse is: less robust or less accurate; an attack that leaves more of the same system than it did; a row that is gone; a
+    check that fires and did not; queries (if asked, seconds) that grew. Accuracies are compared by image (exact McNemar
+    test), or by exact intervals where the images differ, and all tests together cry without reason with chance alpha.
+    Exit code 0: no alarm; 1: some; 2: bad input.
+    """
+    _in(0, 1, alpha=alpha, tolerance=tolerance)
+    for name, factor in (("queries", queries), ("time", time)):
+        if factor and factor < 1:
+            raise UserError(f"{name}={factor:g}; accepted: 0 (not compared), or a factor from 1")
+    from robustbench_lite.cache import atomic_write, writing
+    from robustbench_lite.leaderboard import gate_files
+    from robustbench_lite.leaderboard.board import Board
+    from robustbench_lite.leaderboard.build import board_of
+    from robustbench_lite.leaderboard.gate import Limits, judge
+
+    before = board_of(baseline) if baseline.is_dir() else Board.read(baseline)
+    now = board_of(run) if run is not None else _rerun(baseline, runs, data_root, quiet=quiet)
+    limits = Limits(alpha=alpha, tolerance=tolerance, queries=queries or None, seconds=time or None)
+    judgement = judge(before, now, limits)
+    files = {
+        junit: gate_files.junit(judgement, f"rbl check {baseline.name}"),
+        markdown: gate_files.markdown(judgement, f"rbl check {baseline.name}"),
+    }
+    for path, content in files.items():
+        if path is not None:
+            with writing(path.parent):
+                atomic_write(path, content.encode())
+    print(gate_files.text(judgement))
+    if github:
+        for line in gate_files.annotations(judgement, str(baseline)):
+            print(line)
+        if "GITHUB_STEP_SUMMARY" in os.environ:
+            with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
+                file.write(files[markdown])
+    if judgement.alarms:
+        raise typer.Exit(1)
+
+
+def _rerun(baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool) -> "Board":
+    """The leaderboard of the plan beside the baseline, evaluated now."""
+    from robustbench_lite.leaderboard.build import build
+    from robustbench_lite.leaderboard.plan import BoardPlan
+
+    toml = baseline.with_suffix(".toml")
+    if baseline.is_dir() or not toml.exists():
+        raise UserError(f"there is no plan {toml.name!r} beside {str(baseline)!r}; give the run to compare: --run DIR")
+    plan = BoardPlan.load(toml)
+    place, cells = runs / baseline.stem, plan.cells
+    with (
+        stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
+        Bars(cells=cells, quiet=quiet) as bars,
+    ):
+        return build(plan, place, data_root=None if data_root is None else str(data_root), reporter=bars)
+
+
+def _in(low: float, high: float, **values: float) -> None:
+    for name, value in values.items():
+        if not low <= value < high:
+            raise UserError(f"{name}={value:g}; accepted: {low:g} to less than {high:g}")

@@ -1,0 +1,157 @@
+"""`rbl leaderboard`: tables that are made from records by a plan, never by hand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.printing import complain, show
+from robustbench_lite.cli.progress import Bars
+from robustbench_lite.cli.stopping import stoppable
+
+EXAMPLES = """\b
+Examples:
+  rbl leaderboard build leaderboards/digits-linf.toml
+  rbl leaderboard show leaderboards/digits-linf.csv
+  rbl leaderboard validate leaderboards/*.csv
+"""
+BUILD_EXAMPLES = """\b
+Examples:
+  rbl leaderboard build leaderboards/digits-linf.toml
+  rbl leaderboard build leaderboards/mnist-l2.toml --data-root DIR --runs /scratch/runs
+"""
+SHOW_EXAMPLES = """\b
+Examples:
+  rbl leaderboard show leaderboards/digits-linf.csv
+"""
+MERGE_EXAMPLES = """\b
+Examples:
+  rbl leaderboard merge ours.csv theirs.csv --out both.csv
+"""
+DIFF_EXAMPLES = """\b
+Examples:
+  rbl leaderboard diff leaderboards/digits-linf.csv rebuilt/digits-linf.csv
+"""
+VALIDATE_EXAMPLES = """\b
+Examples:
+  rbl leaderboard validate leaderboards/*.csv
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Build leaderboards from plans, show, merge, compare and check them.",
+    epilog=EXAMPLES,
+)
+_File = typer.Argument(metavar="FILE.csv", help="A leaderboard.", show_default=False)
+
+
+@app.command("build", epilog=BUILD_EXAMPLES)
+def build(
+    plan: Annotated[Path, typer.Argument(metavar="NAME.toml", help="The plan.", show_default=False)],
+    out: Annotated[Path | None, option("FILE.csv", "Where it goes. [default: NAME.csv beside the plan]")] = None,
+    runs: Annotated[
+        Path, option("DIR", "Where the evaluations are kept, and go on.", default="rbl-runs/leaderboards")
+    ] = Path("rbl-runs/leaderboards"),
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that share the work.")] = 1,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run the plan of a leaderboard, and write what its records say, ranked.
+
+    NAME.csv has the figures, NAME.samples.csv which images each attack leaves, NAME.timings.csv the clocks, NAME.md the
+    page. What was evaluated before is not evaluated again, and the same records give the same bytes.
+    """
+    from robustbench_lite.leaderboard.build import build as make
+    from robustbench_lite.leaderboard.page import markdown, shown
+    from robustbench_lite.leaderboard.plan import BoardPlan
+
+    given = BoardPlan.load(plan)
+    target = out or plan.with_suffix(".csv")
+    _named_csv(target)
+    place = runs / plan.stem
+    with (
+        stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
+        Bars(cells=given.cells, quiet=quiet) as bars,
+    ):
+        board = make(given, place, data_root=None if data_root is None else str(data_root), reporter=bars, jobs=jobs)
+    written = board.write(target, markdown(board, given, target.stem))
+    show(shown(board))
+    print("Written: " + ", ".join(str(path) for path in written))
+
+
+@app.command("show", epilog=SHOW_EXAMPLES)
+def show_board(file: Annotated[Path, _File]) -> None:
+    """Print a leaderboard."""
+    from robustbench_lite.leaderboard.board import Board
+    from robustbench_lite.leaderboard.page import shown
+
+    show(shown(Board.read(file)))
+
+
+@app.command("merge", epilog=MERGE_EXAMPLES)
+def merge(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.csv...", help="Leaderboards.", show_default=False)],
+    out: Annotated[Path, option("FILE.csv", "Where the leaderboard of all goes.")],
+) -> None:
+    """Rank the systems of several leaderboards together; of one that stands in several, the last counts.
+
+    They must have been evaluated on the same images.
+    """
+    from robustbench_lite.leaderboard.board import Board
+    from robustbench_lite.leaderboard.page import page_of, shown
+
+    _named_csv(out)
+    first, *others = [Board.read(file) for file in files]
+    board = first.merged(others)
+    board.write(out, page_of(board, out.stem, out.stem, f"Merged from {', '.join(file.name for file in files)};"))
+    show(shown(board))
+
+
+@app.command("diff", epilog=DIFF_EXAMPLES)
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="FILE.csv", help="What was.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="FILE.csv", help="What is.", show_default=False)],
+) -> None:
+    """Say what is different between two leaderboards; exit code 1 if anything is.
+
+    Whether a difference is more than chance is what rbl check asks.
+    """
+    from robustbench_lite.leaderboard.board import Board
+    from robustbench_lite.leaderboard.validate import changes
+
+    found = changes(Board.read(before), Board.read(after))
+    if found.empty:
+        print("nothing is different")
+        return
+    for row in found.to_dict("records"):
+        who = f"{row['model']}, {row['defense']} · {row['dataset']} · {row['threat']}"
+        print(f"{row['what']}: {who}: {row['column']} {row['before']} -> {row['after']}")
+    raise typer.Exit(1)
+
+
+@app.command("validate", epilog=VALIDATE_EXAMPLES)
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.csv...", help="Leaderboards.", show_default=False)],
+) -> None:
+    """Compute again what can be, from the samples of each leaderboard; exit code 1 where one says something else."""
+    from robustbench_lite.leaderboard.validate import faults
+
+    wrong = 0
+    for file in files:
+        found = faults(file)
+        wrong += len(found)
+        for fault in found:
+            complain(f"{file}: {fault}")
+        if not found:
+            print(f"{file}: sound")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _named_csv(path: Path) -> None:
+    from robustbench_lite.errors import UserError
+
+    if path.suffix != ".csv":
+        raise UserError(f"out={path}; accepted: a file that ends in .csv")

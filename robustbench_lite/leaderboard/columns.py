@@ -1,0 +1,55 @@
+"""What stands in a leaderboard: the columns of NAME.csv, and of the two files beside it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+#: dataset, threat, model, defense: who a row is about
+Key = tuple[str, str, str, str]
+#: what an attack that averages over draws is called besides
+_AVERAGED = re.compile(r"[:,]eot=\d+$")
+
+#: before the attacks, and after them
+BEFORE = (
+    *("rank", "mark", "model", "defense", "training", "architecture", "parameters", "dataset", "threat", "n"),
+    *("clean", "clean_low", "clean_high"),
+)
+AFTER = (
+    *("claimed", "adaptive", "worst_case", "worst_low", "worst_high", "best_known", "best_known_source"),
+    *("flags", "queries", "seeds", "seed_spread", "digest", "slice", "plan"),
+)
+#: who a row is about
+KEY = ("dataset", "threat", "model", "defense")
+#: NAME.timings.csv: what differs from machine to machine
+TIMINGS = (*KEY, "seconds", "seconds_per_sample", "device")
+#: NAME.samples.csv: which images each attack leaves, a hexadecimal digit for four of them, the first in its highest bit
+SAMPLES = (*KEY, "attack", "adaptive", "n", "left")
+#: what the column `attack` of the samples says of the clean images, and of the worst case
+CLEAN, WORST = "clean", "worst-case"
+#: what is wrong with a row, in its column `mark`
+FLAGGED, NOT_ADAPTIVE, UNFINISHED = "flagged", "no adaptive result", "unfinished"
+
+
+def attacks_of(columns: list[str]) -> list[str]:
+    """The columns that are attacks, in their order."""
+    return [name for name in columns if name not in BEFORE and name not in AFTER]
+
+
+def key_of(row: Mapping[Any, Any]) -> Key:
+    """Who a row is about."""
+    dataset, threat, model, defense = (str(row[name]) for name in KEY)
+    return dataset, threat, model, defense
+
+
+def suspect(flags: str) -> list[str]:
+    """The flags, joined by `;`, that say something against a figure: not what a plain attacker alone is blind to."""
+    return [flag for flag in flags.split(";") if flag and not flag.startswith("plain-")]
+
+
+def base_of(attack: str) -> str:
+    """What an attack is called, however many draws it averages over.
+
+    >>> base_of("pgd:steps=10,eot=10")
+    'pgd:steps=10'
+    """
+    return _AVERAGED.sub("", attack)

@@ -1,0 +1,108 @@
+"""NAME.toml: the evaluation that a leaderboard is built from, and what others have found about its rows."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.run.plan import Plan
+
+_OWN = ("title", "about", "seeds")
+_EXTERNAL = ("model", "defense", "threat", "robust", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class External:
+    """A lower robust accuracy that somebody else has found, and where it stands.
+
+    Args:
+        model, defense, threat: of the row; defense and threat may be left out (`none`, every threat).
+        robust: share, 0 to 1. source: a paper, a link, or the file that `rbl verify` judged.
+    """
+
+    model: str
+    robust: float
+    source: str
+    defense: str = "none"
+    threat: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardPlan:
+    """What a leaderboard is built from.
+
+    Args:
+        plan: of the evaluation. title, about: of the page. seeds: of the attacks; with several, their spread is told.
+        external: what others found.
+    """
+
+    plan: Plan
+    title: str
+    about: str = ""
+    seeds: tuple[int, ...] = (0,)
+    external: tuple[External, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """How many attacks on systems it runs, at the most."""
+        one = self.plan
+        return len(one.models) * len(one.chains) * len(one.threats) * len(one.attacks) * len(self.seeds)
+
+    @classmethod
+    def load(cls, path: Path) -> "BoardPlan":
+        """Read NAME.toml: an evaluation's plan with a table `[leaderboard]`, and any number of `[[external]]`.
+
+        Raises:
+            UserError: it cannot be read, or holds what is not known.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
+        own, external = table.pop("leaderboard", {}), table.pop("external", [])
+        what = f"the plan {str(path)!r}"
+        _known(own, _OWN, f"{what}: [leaderboard]")
+        plan = Plan.from_toml(tomli_w.dumps(table), what)
+        seeds = own.get("seeds", [plan.seed])
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise UserError(f"{what}: seeds = {seeds!r}; accepted: a list of whole numbers such as [0, 1, 2]")
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{what}: seeds = {seeds!r} holds a number twice")
+        return cls(
+            plan=plan, title=str(own.get("title", path.stem)), about=str(own.get("about", "")), seeds=tuple(seeds),
+            external=tuple(_external(one, what) for one in external),
+        )  # fmt: skip
+
+
+def plan_digest(plan: Plan) -> str:
+    """Twelve letters over a plan, but for what is of the machine."""
+    return replace(plan, data_root=None, device="auto", download=False, batch_size=None).digest
+
+
+def _external(table: Mapping[str, Any], what: str) -> External:
+    _known(table, _EXTERNAL, f"{what}: [[external]]")
+    absent = [name for name in ("model", "robust", "source") if name not in table]
+    if absent:
+        raise UserError(f"{what}: [[external]] has no {absent[0]}; it needs model, robust and source")
+    robust = table["robust"]
+    if isinstance(robust, bool) or not isinstance(robust, int | float) or not 0 <= robust <= 1 or math.isnan(robust):
+        raise UserError(f"{what}: [[external]] has robust = {robust!r}; accepted: a share from 0 to 1")
+    texts = {name: str(table[name]) for name in ("model", "source", "defense", "threat") if name in table}
+    return External(robust=float(robust), **texts)
+
+
+def _known(table: Mapping[str, Any], accepted: tuple[str, ...], what: str) -> None:
+    if not isinstance(table, Mapping):
+        raise UserError(f"{what} is no table; accepted: {', '.join(accepted)}")
+    for name in table:
+        if name not in accepted:
+            guess = nearest(name, accepted)
+            also = f"; did you mean {guess!r}?" if guess else f"; accepted: {', '.join(accepted)}"
+            raise UserError(f"{what} has an unknown key {name!r}{also}")

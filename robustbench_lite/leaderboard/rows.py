@@ -1,0 +1,215 @@
+"""From a run to rows of a leaderboard: what its records say of every system under every threat."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.leaderboard.columns import (
+    CLEAN,
+    FLAGGED,
+    KEY,
+    NOT_ADAPTIVE,
+    SAMPLES,
+    TIMINGS,
+    UNFINISHED,
+    WORST,
+    base_of,
+    suspect,
+)
+from robustbench_lite.leaderboard.plan import plan_digest
+from robustbench_lite.leaderboard.samples import packed
+from robustbench_lite.results.fates import Cell, Expected, Trial, trials, worst_case
+from robustbench_lite.results.metrics import flags_of
+from robustbench_lite.results.statistics import clopper_pearson
+from robustbench_lite.run.evaluate import expected_of
+from robustbench_lite.run.output import read_environment, read_run
+from robustbench_lite.run.plan import Plan
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What a run says, as three frames: rows without ranks, samples and clocks; see `columns`."""
+
+    rows: pd.DataFrame
+    samples: pd.DataFrame
+    timings: pd.DataFrame
+
+
+def found_in(folder: Path) -> Found:
+    """The rows of a run that `rbl evaluate --out` wrote, from its records alone.
+
+    Raises:
+        UserError: the folder holds no run, or one without a verdict on the clean images.
+    """
+    records, timings, diagnostics = read_run(folder)
+    told = Told(environment=read_environment(folder), slice=_slice(folder), plan=_plan(folder), timings=timings)
+    return found_of(records, told, diagnostics, expected=expected_of(timings))
+
+
+def found_of(
+    records: pd.DataFrame, told: "Told", diagnostics: pd.DataFrame | None = None, *, expected: Expected | None = None
+) -> Found:
+    """The same of records in memory.
+
+    Raises:
+        UserError: as `metrics.summarise`.
+    """
+    every = list(trials(records, expected))
+    rows = [_row(trial, told, flags_of(trial.system, diagnostics)) for trial in every]
+    samples = [sample for trial in every for sample in _samples(trial)]
+    clocks = [_clock(trial, told) for trial in every]
+    return Found(
+        rows=pd.DataFrame(rows),
+        samples=pd.DataFrame(samples, columns=list(SAMPLES)),
+        timings=pd.DataFrame(clocks, columns=list(TIMINGS)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Told:
+    """What stands in a run's folder beside the records."""
+
+    environment: Mapping[str, Any]
+    slice: str
+    plan: str
+    timings: pd.DataFrame
+
+    def of(self, trial: Trial) -> Mapping[str, Any]:
+        """What is told of the trial's system."""
+        _, model, defense, _ = trial.system
+        found: Mapping[str, Any] = self.environment.get("systems", {}).get(f"{model} | {defense}", {})
+        return found
+
+
+def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
+    system = told.of(trial)
+    plain = [cell for cell in trial.cells if not _adaptive(cell)]
+    adaptive = [cell for cell in trial.cells if _adaptive(cell)]
+    hides = bool(system.get("hides")) or not system.get("audited", True)
+    worst, clean = trial.worst["robust"], trial.worst["right"]
+    share, low, high = _interval(worst)
+    right, clean_low, clean_high = _interval(clean)
+    claimed = _share(worst_case([cell.fates for cell in plain], trial.worst.index)["robust"]) if plain else math.nan
+    actual = (
+        _share(worst_case([cell.fates for cell in adaptive], trial.worst.index)["robust"]) if adaptive else math.nan
+    )
+    flags_told = ";".join(flag for flag in flags.split(";") if flag and not flag.endswith("?"))
+    marks = [
+        *([UNFINISHED] if math.isnan(share) else []),
+        *([NOT_ADAPTIVE] if hides and not adaptive else []),
+        *([FLAGGED] if suspect(flags_told) else []),
+    ]
+    return {
+        **_key(trial),
+        "mark": "; ".join(marks),
+        "training": system.get("defense", ""),
+        "architecture": system.get("architecture", trial.system[1]),
+        "parameters": system.get("parameters", ""),
+        "n": len(trial.worst),
+        **{"clean": right, "clean_low": clean_low, "clean_high": clean_high},
+        **_by_attack(trial),
+        "claimed": claimed if hides else share,
+        "adaptive": actual if hides else share,
+        **{"worst_case": share, "worst_low": low, "worst_high": high},
+        **{"best_known": share, "best_known_source": "" if math.isnan(share) else "here"},
+        "flags": flags_told,
+        "queries": _queries(trial),
+        **{"seeds": 1, "seed_spread": math.nan},
+        **{"digest": system.get("digest", ""), "slice": told.slice, "plan": told.plan},
+    }
+
+
+def _by_attack(trial: Trial) -> dict[str, float]:
+    """Robust accuracy by attack; of several forms of one (plain, adaptive, averaged), together."""
+    forms: dict[str, list[Cell]] = {}
+    for cell in trial.cells:
+        forms.setdefault(base_of(cell.key[4]), []).append(cell)
+    return {
+        attack: _share(worst_case([cell.fates for cell in cells], trial.worst.index)["robust"])
+        for attack, cells in forms.items()
+    }
+
+
+def _samples(trial: Trial) -> Iterator[dict[str, Any]]:
+    """A line for the clean images, the worst case, and every attack; none where a sample has no verdict."""
+    worst = trial.worst
+    if worst["right"].notna().all():
+        yield _sample(trial, CLEAN, False, worst["right"])
+    if worst["robust"].notna().all():
+        yield _sample(trial, WORST, any(_adaptive(cell) for cell in trial.cells), worst["robust"])
+    for cell in trial.cells:
+        # An attack that leaves some images out is about others; its own share is in the row.
+        fates = cell.fates["robust"]
+        if len(fates) == len(worst) and not cell.fates["left_out"].any() and fates.notna().all():
+            yield _sample(trial, cell.key[4], _adaptive(cell), fates.reindex(worst.index))
+
+
+def _sample(trial: Trial, attack: str, adaptive: bool, kept: pd.Series) -> dict[str, Any]:
+    left = (kept == 1).to_numpy(dtype=bool)
+    return {**_key(trial), "attack": attack, "adaptive": str(adaptive).lower(), "n": len(left), "left": packed(left)}
+
+
+def _clock(trial: Trial, told: Told) -> dict[str, Any]:
+    dataset, model, defense, threat = trial.system
+    names = told.timings[["dataset", "model", "defense", "threat"]]
+    own = told.timings[(names == [dataset, model, defense, threat]).all(axis=1)]
+    seconds = float(own["seconds"].sum())
+    each = round(seconds / len(trial.worst), _DIGITS)
+    device = told.environment.get("device", "")
+    return {**_key(trial), "seconds": round(seconds, 2), "seconds_per_sample": each, "device": device}
+
+
+def _key(trial: Trial) -> dict[str, str]:
+    dataset, model, defense, threat = trial.system
+    return dict(zip(KEY, (dataset, threat, model, defense), strict=True))
+
+
+def _adaptive(cell: Cell) -> bool:
+    return bool(cell.rows["adaptive"].astype(bool).any()) if len(cell.rows) else False
+
+
+def _queries(trial: Trial) -> float:
+    """Forwards and backwards a sample, over all attacks, of the samples that were attacked."""
+    rows = pd.concat([cell.rows for cell in trial.cells])
+    total = float(rows["forwards"].sum() + rows["backwards"].sum())
+    return round(total / max(1, len(trial.worst)), 1)
+
+
+def _share(values: pd.Series) -> float:
+    return round(float((values == 1).mean()), _DIGITS) if len(values) and values.notna().all() else math.nan
+
+
+def _interval(values: pd.Series) -> tuple[float, float, float]:
+    if not len(values) or values.isna().any():
+        return math.nan, math.nan, math.nan
+    low, high = clopper_pearson(int((values == 1).sum()), len(values))
+    return _share(values), round(low, _DIGITS), round(high, _DIGITS)
+
+
+def _slice(folder: Path) -> str:
+    """Twelve letters over which images were looked at; their data's own digest is in it."""
+    environment = read_environment(folder)
+    try:
+        chosen = json.loads((folder / "slice.json").read_text(encoding="utf-8"))["indices"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{str(folder)!r} holds no run; give the folder that rbl evaluate --out wrote") from None
+    text = json.dumps([environment.get("data", {}).get("digest", ""), np.asarray(chosen).tolist()])
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _plan(folder: Path) -> str:
+    """`plan_digest` of the run; nothing where its plan cannot be read."""
+    try:
+        return plan_digest(Plan.load(folder / "plan.toml"))
+    except UserError:
+        return ""

@@ -1,0 +1,104 @@
+"""`robustbench:NAME`: the models of RobustBench (Croce et al. 2021, arXiv 2010.09670), through its own package."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from robustbench_lite import specs
+from robustbench_lite.cache import cache_dir
+from robustbench_lite.errors import UserError, unknown
+from robustbench_lite.zoo.base import LoadedModel, audit, first_line, ready
+
+HOW = "pip install git+https://github.com/RobustBench/robustbench"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustBenchOptions:
+    """What may follow `robustbench:NAME`.
+
+    Args:
+        dataset, threat_model: what the model was made for, as RobustBench calls it.
+        dir: where checkpoints lie, as DIR/cifar10/Linf/NAME.pt; the folder `robustbench` of the cache if left out.
+        download: fetch what is not there.
+    """
+
+    dataset: Literal["cifar10", "cifar100", "imagenet"] = "cifar10"
+    threat_model: Literal["Linf", "L2", "corruptions", "corruptions_3d"] = "Linf"
+    dir: str | None = None
+    download: bool = False
+
+
+def load_robustbench(
+    name: str,
+    spec: specs.Spec,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    allow_pickle: bool,
+    class_names: tuple[str, ...] | None,
+) -> LoadedModel:
+    """The model of that name, as `robustbench.utils.load_model` gives it: normalisation inside, weights frozen.
+
+    It has only these weights, so it cannot be trained anew. Its files are pickles that RobustBench reads by itself.
+
+    Raises:
+        UserError: the package or the file is not there, pickles are not allowed, or the model does not fit the data.
+    """
+    what = f"robustbench:{name}"
+    options = specs.build(RobustBenchOptions, spec.options, name=what)
+    if not name:
+        raise UserError("robustbench: names no model; write robustbench:NAME, such as robustbench:Carmon2019Unlabeled")
+    if not allow_pickle:
+        raise UserError(
+            f"{what}: RobustBench keeps its weights as pickles, which could run code; pass --allow-pickle to have them read"
+        )
+    package = _package("robustbench.utils")
+    module = _loaded(package, name, options)
+    found = audit(module, name=what, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
+    return LoadedModel(name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({first_line(error)})") from error
+
+
+def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
+    home = cache_dir() / "robustbench" if options.dir is None else Path(options.dir).expanduser()
+    # its folders know no corruptions_3d: those models are the same ones
+    folder = home / options.dataset / options.threat_model.removesuffix("_3d")
+    if not options.download and not any((folder / file).is_file() for file in (f"{name}.pt", f"{name}_m0.pt")):
+        raise UserError(f"there is no {folder / name}.pt; put it there, or add ;download=true to fetch it")
+    try:
+        module = package.load_model(
+            model_name=name, model_dir=str(home), dataset=options.dataset, threat_model=options.threat_model
+        )
+    except KeyError as error:
+        known = _known(options)
+        hint = f"of {options.dataset} under {options.threat_model}"
+        raise unknown("RobustBench model", name, known, hint) if known else _broken(name, error) from error
+    except Exception as error:  # downloads, unpickling and old code fail in many ways
+        raise _broken(name, error) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"robustbench:{name} gave a {type(module).__name__}; accepted: a torch.nn.Module")
+    return module.eval()
+
+
+def _broken(name: str, error: Exception) -> UserError:
+    return UserError(f"robustbench:{name} could not be loaded ({type(error).__name__}: {first_line(error)})")
+
+
+def _known(options: RobustBenchOptions) -> list[str]:
+    """The names that its zoo has for that data and threat; its keys are enumerations, whose values are the words."""
+    zoo = getattr(_package("robustbench.model_zoo"), "model_dicts", {})
+    for dataset, threats in zoo.items():
+        for threat, models in threats.items():
+            given = getattr(dataset, "value", dataset), getattr(threat, "value", threat)
+            if given == (options.dataset, options.threat_model.removesuffix("_3d")):
+                return [str(name) for name in models]
+    return []

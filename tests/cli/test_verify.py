@@ -1,0 +1,95 @@
+"""`rbl verify` as a user runs it: on digits, with a linear model that is trained on the spot."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustbench_lite import data
+
+Here = Callable[..., int]
+SMALL = ("--model", "linear", "--threat", "Linf:0.1")
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """The first twenty test images of digits, (20, 1, 8, 8) in [0, 1]."""
+    return data.load("digits").batch(range(20)).numpy()
+
+
+def test_a_file_is_judged_and_what_came_out_is_said(
+    here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
+) -> None:
+    adv = images.copy()
+    adv[3] += 0.5  # outside the ball, and of the box
+    adv[4] = np.clip(images[4] - 0.3, 0, 1)
+    adv[5] = np.nan
+    np.savez(tmp_path / "adv.npz", x_adv=adv)
+    assert here("verify", "adv.npz", *SMALL, "--out", "verdict.json") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("digits · Linf:0.1 · linear, none · adv.npz\n")
+    told = json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8"))
+    counts = told["counts"]
+    assert sum(counts.values()) == told["n"] == 20
+    assert (counts["outside-box"], counts["outside-threat"], counts["not-finite"], counts["broken"]) == (1, 1, 1, 0)
+    said = {name.strip(): int(count) for name, count in re.findall(r"^  (\S.*?) +(\d+)(?: |$)", out, re.MULTILINE)}
+    assert list(said.values()) == list(counts.values())
+    assert re.search(r"outside the ball +1   up to 0\.2 beyond", out)
+    assert re.search(r"robust accuracy [\d.]+ %, 95 % interval [\d.]+ to [\d.]+, over these 20 test images", out)
+    assert out.endswith("The verdict on every example is in verdict.json\n")
+    assert [row["index"] for row in told["samples"]] == list(range(20))
+    assert told["samples"][5]["reason"] == "not-finite"
+
+
+def test_clean_images_break_nothing(
+    here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "clean.npy", images.transpose(0, 2, 3, 1))
+    assert here("verify", "clean.npy", *SMALL, "--quiet", "--out", "v.json") == 0
+    assert capsys.readouterr() == ("", "")
+    counts = json.loads((tmp_path / "v.json").read_text())["counts"]
+    assert counts["not-broken"] + counts["clean-wrong"] == 20
+
+
+def test_a_slice_can_be_named(here: Here, images: np.ndarray, tmp_path: Path) -> None:
+    chosen = data.choose(data.load("digits"), "20", 7)
+    np.savez(tmp_path / "adv.npz", x_adv=data.load("digits").batch(chosen).numpy())
+    assert here("verify", "adv.npz", *SMALL, "--samples", "20", "--slice-seed", "7", "--quiet", "--out", "v.json") == 0
+    told = json.loads((tmp_path / "v.json").read_text())
+    assert [row["index"] for row in told["samples"]] == chosen.tolist()
+    assert told["counts"]["not-broken"] + told["counts"]["clean-wrong"] == 20
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("nothing.npz",), "there is no file 'nothing.npz'"),
+        (("adv.txt",), "is no file of examples; accepted: .npz, .npy, .pt, .pth"),
+        (("short.npz",), "is damaged or no such file"),
+        (("pickled.npz",), "contains Python objects (a pickle)"),
+        (("adv.npz", "--threat", "Linf:8"), "for 8 of 255 levels write Linf:8/255"),
+        (("adv.npz", "--samples", "first:7"), "holds 20 examples, and there are 7 test images of digits"),
+        (("adv.npz", "--model", "liner"), "did you mean 'linear'"),
+        (("adv.npz", "--model", "linear", "--out", "adv.npz/v.json"), "cannot write to 'adv.npz'"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_one_sentence(
+    here: Here,
+    capsys: pytest.CaptureFixture[str],
+    images: np.ndarray,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    np.savez(tmp_path / "adv.npz", x_adv=images)
+    (tmp_path / "short.npz").write_bytes((tmp_path / "adv.npz").read_bytes()[:-80])
+    np.savez(tmp_path / "pickled.npz", x_adv=np.array([{}], dtype=object))
+    assert here("verify", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1

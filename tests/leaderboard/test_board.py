@@ -1,0 +1,213 @@
+"""From records to a ranked table, to files, and back."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.build import built_from
+from robustbench_lite.leaderboard.columns import NOT_ADAPTIVE
+from robustbench_lite.leaderboard.page import markdown, page_of, shown
+from robustbench_lite.leaderboard.plan import BoardPlan, External
+from robustbench_lite.leaderboard.samples import packed, unpacked
+from robustbench_lite.leaderboard.validate import changes, faults
+from robustbench_lite.results import tables
+from robustbench_lite.results.statistics import clopper_pearson
+from robustbench_lite.run.plan import Plan
+
+PLAN = BoardPlan(plan=Plan(), title="A board")
+
+
+def row(board: Board, defense: str) -> dict[str, object]:
+    (found,) = board.rows[board.rows["defense"] == defense].to_dict("records")
+    return {str(name): value for name, value in found.items()}
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_samples_come_back(bits):
+    left = np.array(bits, dtype=bool)
+    assert np.array_equal(unpacked(packed(left), len(left)), left)
+
+
+@pytest.mark.parametrize("text, n", [("8", 8), ("g0", 8), ("81", 7), ("", 1)])
+def test_the_text_of_other_samples_is_refused(text, n):
+    with pytest.raises(UserError, match="is not the text of"):
+        unpacked(text, n)
+
+
+def test_a_row_says_what_the_records_say(make_board):
+    board = make_board({"none": {"fgsm": "RRRBW", "pgd": "RBRRW"}}, told={"none": {"architecture": "small-cnn"}})
+    found = row(board, "none")
+    assert (found["rank"], found["mark"], found["n"], found["clean"]) == (1, "", 5, 0.8)
+    assert (found["fgsm"], found["pgd"], found["worst_case"]) == (0.6, 0.6, 0.4)
+    assert (found["worst_low"], found["worst_high"]) == pytest.approx(clopper_pearson(2, 5), abs=1e-6)
+    assert (found["claimed"], found["adaptive"], found["best_known"]) == (0.4, 0.4, 0.4)
+    assert found["queries"] == 2 * 4 * 15 / 5  # ten forwards and five backwards of each attack on four of five images
+    assert (found["parameters"], found["digest"], found["architecture"]) == (7, "none", "small-cnn")
+    assert board.attacks == ["fgsm", "pgd"]
+
+
+def test_plain_and_adaptive_forms_of_an_attack_share_a_column(make_board):
+    board = make_board(
+        {"hiding": {"pgd": "RRRR", "pgd,eot=4*": "RBBR"}}, told={"hiding": {"hides": True, "audited": True}}
+    )
+    found = row(board, "hiding")
+    assert board.attacks == ["pgd"]
+    assert (found["claimed"], found["adaptive"], found["pgd"], found["worst_case"]) == (1.0, 0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("told", [{"hides": True, "audited": True}, {"hides": False, "audited": False}])
+def test_a_defense_without_an_adaptive_result_is_marked_and_stands_below(make_board, told):
+    board = make_board({"hiding": {"pgd": "R" * 20}, "none": {"pgd": "R" + "B" * 19}}, told={"hiding": told})
+    assert board.rows["defense"].tolist() == ["none", "hiding"]
+    assert row(board, "hiding")["mark"] == NOT_ADAPTIVE
+    assert math.isnan(float(str(row(board, "hiding")["adaptive"])))
+    assert (row(board, "none")["rank"], row(board, "hiding")["rank"]) == (1, 2)
+
+
+def test_a_flag_puts_a_row_below_all_without_one(make_board):
+    letters = {"none": {"pgd": "B" * 20}, "good": {"pgd": "R" * 15 + "B" * 5}, "masked": {"pgd": "R" * 20}}
+    board = make_board(letters, flags={"masked": "not-converged"})
+    assert board.rows["defense"].tolist() == ["good", "none", "masked"]
+    assert board.rows["rank"].tolist() == [1, 2, 3]
+    assert (row(board, "masked")["mark"], row(board, "masked")["flags"]) == ("flagged", "not-converged")
+
+
+def test_what_only_a_plain_attacker_is_blind_to_is_no_mark(make_board):
+    board = make_board({"x": {"pgd": "RB"}}, flags={"x": "plain-gradients-vanish"})
+    assert (row(board, "x")["mark"], row(board, "x")["flags"]) == ("", "plain-gradients-vanish")
+
+
+def test_a_rank_counts_those_that_are_significantly_better(make_board):
+    """20 against 15 of 20 is p = 2/2^5, which is not below 5 %; against 2 is, 15 against 2 too."""
+    letters = {name: {"pgd": "R" * kept + "B" * (20 - kept)} for name, kept in {"a": 20, "b": 15, "c": 2}.items()}
+    board = make_board(letters)
+    assert dict(zip(board.rows["defense"], board.rows["rank"], strict=True)) == {"a": 1, "b": 1, "c": 3}
+
+
+def test_an_unfinished_row_is_marked(make_board):
+    board = make_board({"x": {"pgd": "RRF"}, "y": {"pgd": "RBB"}})
+    assert board.rows["defense"].tolist() == ["y", "x"]
+    assert (row(board, "x")["mark"], str(row(board, "x")["worst_case"])) == ("unfinished", "nan")
+
+
+def test_files_come_back_and_give_the_same_bytes(make_board, tmp_path: Path):
+    board = make_board({"none": {"pgd": "RBBW"}, "x": {"pgd": "RRRB", "fgsm": "RRRR"}})
+    path = tmp_path / "board.csv"
+    board.write(path, markdown(board, PLAN, "board"))
+    first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(first) == {"board.csv", "board.samples.csv", "board.timings.csv", "board.md"}
+    again = Board.read(path)
+    again.merged([again]).write(path, markdown(again, PLAN, "board"))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
+
+
+def test_merging_ranks_all_together_and_takes_the_last(make_board):
+    one = make_board({"none": {"pgd": "B" * 20}, "x": {"pgd": "R" * 10 + "B" * 10}})
+    two = make_board({"x": {"pgd": "R" * 20}, "y": {"fgsm": "R" * 20}})
+    both = one.merged([two])
+    assert both.rows["defense"].tolist() == ["x", "y", "none"]
+    assert row(both, "x")["worst_case"] == 1.0
+    assert both.rows["rank"].tolist() == [1, 1, 3]
+    assert both.attacks == ["pgd", "fgsm"]
+
+
+def test_other_images_are_not_merged(make_board):
+    one, two = make_board({"x": {"pgd": "RB"}}), make_board({"y": {"pgd": "RB"}}, slice="two")
+    with pytest.raises(UserError, match="evaluated on different images"):
+        one.merged([two])
+
+
+def test_a_sound_leaderboard_has_no_fault(make_board, tmp_path: Path):
+    board = make_board({"none": {"pgd": "RBBW", "fgsm": "RRBW"}, "x": {"pgd": "RRRB"}}, flags={"x": "not-converged"})
+    board.write(tmp_path / "board.csv", page_of(board, "board", "A board", "Made by hand;"))
+    assert faults(tmp_path / "board.csv") == []
+
+
+@pytest.mark.parametrize(
+    "column, value, fault",
+    [
+        ("worst_case", "0.75", "accuracies are not those of its samples"),
+        ("clean", "1.0", "accuracies are not those of its samples"),
+        ("worst_high", "0.3", "interval is not the exact one"),
+        ("rank", "2", "not in the order, or do not have the ranks"),
+        ("pgd", "0.0", "its worst case is above what pgd leaves"),
+        ("best_known", "0.9", "best known value is above its worst case"),
+        ("flags", "not-converged", "its mark does not say what its flags say"),
+        ("n", "5", "it has n = 5, and samples of 4 images"),
+    ],
+)
+def test_an_edited_leaderboard_is_caught(make_board, tmp_path: Path, column: str, value: str, fault: str):
+    board, path = make_board({"none": {"pgd": "RBBW", "fgsm": "RRBW"}}), tmp_path / "board.csv"
+    board.write(path, "")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[0, column] = value
+    table.to_csv(path, index=False, lineterminator="\n")
+    assert any(fault in found for found in faults(path)), faults(path)
+
+
+def test_differences_are_told(make_board):
+    before = make_board({"none": {"pgd": "RBBW"}, "gone": {"pgd": "RRRR"}})
+    after = make_board({"none": {"pgd": "RRBW"}, "new": {"pgd": "RRRR"}})
+    found = changes(before, after)
+    assert set(found["what"]) == {"gone", "new", "changed"}
+    (worst,) = found[found["column"].eq("worst_case") & found["what"].eq("changed")].to_dict("records")
+    assert (worst["before"], worst["after"]) == (0.25, 0.5)
+    assert changes(before, before).empty
+
+
+def test_a_page_shows_rank_interval_and_marks(make_board):
+    board = make_board({"none": {"pgd": "RBBW"}, "x": {"pgd": "RRRB"}}, flags={"x": "not-converged"})
+    page = markdown(board, PLAN, "board")
+    assert "| 1 | small-cnn | none | 75.0 | 25.0 | 25.0 [0.6, 80.6] |  |" in page
+    assert "| 2 | small-cnn | x | 100.0 | 75.0 | 75.0 [19.4, 99.4] | flagged; not-converged |" in page
+    assert "`rbl leaderboard build board.toml`" in page
+    assert "not-converged" in tables.text(shown(board), 160)
+
+
+def test_no_leaderboard_is_refused(tmp_path: Path):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="is no leaderboard: it has no column 'rank'"):
+        Board.read(tmp_path / "other.csv")
+    with pytest.raises(UserError, match="cannot read the leaderboard"):
+        Board.read(tmp_path / "absent.csv")
+
+
+def test_a_plan_with_its_own_table_is_read(tmp_path: Path):
+    path = tmp_path / "board.toml"
+    path.write_text(
+        'dataset = "digits"\nmodels = ["mlp"]\n[leaderboard]\ntitle = "T"\nseeds = [0, 1]\n'
+        '[[external]]\nmodel = "mlp"\nrobust = 0.25\nsource = "a paper"\n'
+    )
+    plan = BoardPlan.load(path)
+    assert (plan.title, plan.seeds, plan.plan.models) == ("T", (0, 1), ("mlp",))
+    assert plan.external == (External(model="mlp", robust=0.25, source="a paper"),)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('[leaderboard]\ntitel = "T"\n', "did you mean 'title'"),
+        ("[leaderboard]\nseeds = []\n", "accepted: a list of whole numbers"),
+        ("[leaderboard]\nseeds = [1, 1]\n", "holds a number twice"),
+        ('[[external]]\nmodel = "mlp"\nrobust = 47.2\nsource = "a"\n', "accepted: a share from 0 to 1"),
+        ('[[external]]\nmodel = "mlp"\nrobust = 0.2\n', "has no source"),
+        ("modles = []\n", "did you mean 'models'"),
+        ("[", "is not TOML"),
+    ],
+)
+def test_a_plan_that_is_not_understood_is_refused(tmp_path: Path, text: str, message: str):
+    (tmp_path / "board.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        BoardPlan.load(tmp_path / "board.toml")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no run"):
+        built_from(PLAN, [tmp_path])

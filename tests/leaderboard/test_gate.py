@@ -1,0 +1,163 @@
+"""The gate: planted losses are caught, chance is not."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustbench_lite.leaderboard import gate_files
+from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.gate import Limits, judge
+from robustbench_lite.leaderboard.samples import packed
+
+LIMITS = Limits()
+
+
+def kinds(judgement) -> list[str]:
+    return [alarm.kind for alarm in judgement.alarms]
+
+
+def test_the_same_is_no_alarm(make_board):
+    board = make_board({"none": {"pgd": "RBBW"}, "x": {"pgd": "RRRB"}})
+    judgement = judge(board, board, LIMITS)
+    assert (judgement.alarms, judgement.rows, judgement.notes) == ((), 2, ())
+    assert judgement.tests == 2 * 4  # clean, worst case down; worst case up, one attack up
+
+
+def test_a_loss_is_caught_and_told(make_board):
+    before = make_board({"none": {"pgd": "R" * 40}})
+    after = make_board({"none": {"pgd": "R" * 30 + "B" * 10}})
+    (alarm,) = judge(before, after, LIMITS).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("less robust", "worst_case", 1.0, 0.75)
+    assert alarm.p == pytest.approx(4 * 2 / 2**10)
+    assert "100.0 % -> 75.0 % (10 images against 0" in str(alarm)
+
+
+def test_a_loss_of_clean_accuracy_is_caught(make_board):
+    before, after = make_board({"none": {"pgd": "B" * 40}}), make_board({"none": {"pgd": "B" * 30 + "W" * 10}})
+    assert kinds(judge(before, after, LIMITS)) == ["less accurate"]
+
+
+def test_an_attack_that_became_weaker_is_caught_on_the_same_system_alone(make_board):
+    before, after = make_board({"none": {"pgd": "B" * 40}}), make_board({"none": {"pgd": "B" * 28 + "R" * 12}})
+    assert set(kinds(judge(before, after, LIMITS))) == {"weaker attack"}
+    other = make_board({"none": {"pgd": "B" * 28 + "R" * 12}}, told={"none": {"digest": "other"}})
+    judgement = judge(before, other, LIMITS)
+    assert judgement.alarms == ()
+    assert "other weights or parts" in judgement.notes[0]
+
+
+def test_a_weaker_attack_behind_a_strong_one_is_caught(make_board):
+    """The worst case does not show it: another attack still breaks everything."""
+    before = make_board({"none": {"pgd": "B" * 40, "square": "B" * 40}})
+    after = make_board({"none": {"pgd": "B" * 40, "square": "R" * 15 + "B" * 25}})
+    (alarm,) = judge(before, after, LIMITS).alarms
+    assert (alarm.kind, alarm.what) == ("weaker attack", "square")
+
+
+def test_tolerance_lets_a_small_change_pass(make_board):
+    before, after = make_board({"none": {"pgd": "R" * 40}}), make_board({"none": {"pgd": "R" * 30 + "B" * 10}})
+    assert judge(before, after, Limits(tolerance=0.25)).alarms == ()
+    assert kinds(judge(before, after, Limits(tolerance=0.24))) == ["less robust"]
+
+
+def test_other_images_are_compared_by_intervals(make_board):
+    before = make_board({"none": {"pgd": "R" * 40}})
+    slight = make_board({"none": {"pgd": "R" * 34 + "B" * 6}}, slice="two")
+    judgement = judge(before, slight, LIMITS)
+    assert judgement.alarms == ()
+    assert "other images" in judgement.notes[0]
+    assert kinds(judge(before, make_board({"none": {"pgd": "B" * 40}}, slice="two"), LIMITS)) == ["less robust"]
+
+
+def test_a_row_that_is_gone_a_new_flag_and_more_queries_are_alarms(make_board):
+    before = make_board({"none": {"pgd": "RB"}, "x": {"pgd": "RB"}})
+    after = make_board(
+        {"none": {"pgd": "RB"}}, flags={"none": "not-converged"}, columns={"pgd": {"forwards": 30, "backwards": 15}}
+    )
+    judgement = judge(before, after, LIMITS)
+    assert sorted(kinds(judgement)) == ["flag", "missing", "queries"]
+    assert "grew 3.00 times, 1.5 allowed" in gate_files.text(judgement)
+    assert sorted(kinds(judge(before, after, Limits(queries=None)))) == ["flag", "missing"]
+
+
+def test_an_attack_that_did_not_run_is_an_alarm(make_board):
+    before, after = make_board({"x": {"pgd": "RB", "square": "RB"}}), make_board({"x": {"pgd": "RB"}})
+    (alarm,) = judge(before, after, LIMITS).alarms
+    assert (alarm.kind, alarm.how) == ("missing", "square ran in the baseline and not in this run")
+
+
+def test_clocks_are_compared_only_when_asked(make_board):
+    before, after = make_board({"x": {"pgd": "RB"}}), make_board({"x": {"pgd": "RB"}}, seconds=9.0)
+    assert judge(before, after, LIMITS).alarms == ()
+    assert kinds(judge(before, after, Limits(seconds=2.0))) == ["time"]
+
+
+def test_a_system_that_was_not_there_is_a_note(make_board):
+    judgement = judge(make_board({"x": {"pgd": "RB"}}), make_board({"x": {"pgd": "RB"}, "y": {"pgd": "RR"}}), LIMITS)
+    assert judgement.alarms == ()
+    assert "y · digits · Linf:0.2 is not in the baseline" in judgement.notes[0]
+
+
+def simulated(board: Board, left: np.ndarray) -> Board:
+    """The board with another worst case of its only row and only attack."""
+    rows, samples = board.rows.copy(), board.samples.copy()
+    rows[["worst_case", "pgd", "n"]] = [[float(left.mean()), float(left.mean()), len(left)]]
+    rows["clean"] = 1.0
+    told = samples["attack"].ne("clean")
+    samples.loc[told, "left"] = packed(left)
+    samples.loc[~told, "left"] = packed(np.ones(len(left), dtype=bool))
+    samples["n"] = len(left)
+    return Board(rows=rows, samples=samples, timings=board.timings)
+
+
+def test_a_loss_of_three_points_of_a_thousand_images_is_caught_95_times_of_100(make_board):
+    """With the noise of another attack seed: one image in a hundred changes sides either way."""
+    base, generator = make_board({"none": {"pgd": "R"}}), np.random.default_rng(0)
+    caught = 0
+    for _ in range(100):
+        left = generator.random(1000) < 0.5
+        again = left ^ (generator.random(1000) < 0.01)
+        lost = again & ~np.isin(np.arange(1000), generator.choice(np.flatnonzero(again), 30, replace=False))
+        judgement = judge(simulated(base, left), simulated(base, lost), LIMITS)
+        caught += "less robust" in kinds(judgement)
+    assert caught >= 95
+
+
+def test_another_attack_seed_is_an_alarm_5_times_of_100_at_most(make_board):
+    """Images change sides by chance alone, either way; 11 of 100 is the 99 % bound of a binomial with 5 %."""
+    base, generator = make_board({"none": {"pgd": "R"}}), np.random.default_rng(1)
+    alarms = 0
+    for _ in range(100):
+        left = generator.random(1000) < 0.5
+        again = left ^ (generator.random(1000) < 0.02)
+        alarms += bool(judge(simulated(base, left), simulated(base, again), LIMITS).alarms)
+    assert alarms <= 11
+
+
+def test_machines_read_it(make_board):
+    before = make_board({"none": {"pgd": "R" * 40}})
+    judgement = judge(before, make_board({"none": {"pgd": "R" * 30 + "B" * 10}}), LIMITS)
+    suite = ElementTree.fromstring(gate_files.junit(judgement, "a & b"))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("name")) == ("1", "1", "a & b")
+    assert suite.find("testcase/failure") is not None
+    (line,) = gate_files.annotations(judgement, "boards/x.csv")
+    assert line.startswith("::error file=boards/x.csv,title=less robust::less robust: small-cnn")
+    assert "100.0 %25 -> 75.0 %25" in line
+    assert (
+        "| less robust: worst_case | small-cnn, none · digits · Linf:0.2 | 100.0 % | 75.0 % |"
+        in gate_files.markdown(judgement, "Gate")
+    )
+    passing = gate_files.junit(judge(before, before, LIMITS), "x")
+    assert ElementTree.fromstring(passing).get("failures") == "0"
+    assert json.dumps(gate_files.summary(judgement)) == '"1 alarm: 1 systems, 4 tests"'
+
+
+def test_an_empty_table_of_samples_falls_back_on_intervals(make_board):
+    board = make_board({"none": {"pgd": "R" * 40}})
+    bare = Board(rows=board.rows, samples=pd.DataFrame(columns=board.samples.columns), timings=board.timings)
+    worse = make_board({"none": {"pgd": "B" * 40}})
+    (alarm,) = judge(bare, worse, LIMITS).alarms
+    assert "exact intervals" in alarm.how
