@@ -180,4 +180,5 @@ def _row(
     if clocks:
         figures["training_seconds"] = float(np.mean(clocks))
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    return Row(generator=generator, data=data, figures=figures, setting=f"{steps}, {told}, judge {options.judge}")
+    read = "" if "high_quality" in figures else f", judge {options.judge}"  # nobody reads points of the plane
+    return Row(generator=generator, data=data, figures=figures, setting=f"{steps}, {told}{read}")
