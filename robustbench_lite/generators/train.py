@@ -23,7 +23,7 @@ from robustbench_lite.zoo.checkpoints import checkpoint_place, save_checkpoint
 #: how many images show how a training goes, and how many epochs of it are kept
 _SHOWN, _KEPT = 10, 12
 #: prefix of what `carry` holds for each figure
-_FIGURE, _IMAGES = "figure.", "images"
+_FIGURE, _IMAGES, _CLOCK = "figure.", "images", "seconds"
 #: (epochs whose images are kept, images (as many, shown, c, h, w))
 Look = Callable[[list[int], Tensor], None]
 
@@ -73,7 +73,6 @@ def train_generator(
         chosen.prepare(network, data)
 
     def train(scratch: Path | None) -> Card:
-        begun = time.monotonic()
         watcher = _Watcher(network=network, play=chosen.play(network, recipe), look=look, recipe=recipe)
         fitted = training.fit(
             network, data, watcher.play.loss, recipe=recipe, seed=seed, device=place, progress=progress,
@@ -82,7 +81,7 @@ def train_generator(
         return {
             **_about(chosen, data, seed, place),
             **fitted.notes(figures=watcher.figures()),
-            "seconds": round(time.monotonic() - begun, 1),
+            "seconds": round(watcher.seconds(), 1),
             "outcome": {**chosen.verdict(network, data), **_alarms(watcher.figures())},
         }
 
@@ -102,7 +101,8 @@ class _Watcher:
     """What is kept of every epoch, in tensors, so that a training that goes on has what came before.
 
     Args:
-        carry: the figures of each epoch, and what the same latent points look like every few epochs.
+        carry: the figures of each epoch, what the same latent points look like every few epochs, and seconds.
+        told: when the seconds were last told, on the clock of this process.
     """
 
     network: Network
@@ -110,9 +110,11 @@ class _Watcher:
     recipe: training.Recipe
     look: Look | None
     carry: dict[str, Tensor] = field(default_factory=dict)
+    told: float = field(default_factory=time.monotonic)
 
     def __call__(self, number: int) -> None:
         """After epoch `number`, from 1."""
+        self.carry[_CLOCK], self.told = torch.tensor([self.seconds()], dtype=torch.float64), time.monotonic()
         for name, value in self.play.figures().items():
             key, now = _FIGURE + name, torch.tensor([value], dtype=torch.float64)
             self.carry[key] = torch.cat((self.carry[key].cpu(), now)) if key in self.carry else now
@@ -122,6 +124,10 @@ class _Watcher:
             self.carry[_IMAGES] = torch.cat((self.carry[_IMAGES].cpu(), now)) if _IMAGES in self.carry else now
             if self.look is not None:
                 self.look([epoch for epoch in kept if epoch <= number], self.carry[_IMAGES])
+
+    def seconds(self) -> float:
+        """How long the training took so far, with what was spent before it was killed."""
+        return float(self.carry.get(_CLOCK, torch.zeros(1))) + time.monotonic() - self.told
 
     def images(self) -> Tensor:
         """The same latent points each time, (shown, c, h, w); labels one after the other."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,21 +93,16 @@ class Told:
 
 def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
     system = told.of(trial)
-    plain = [cell for cell in trial.cells if not _adaptive(cell)]
-    adaptive = [cell for cell in trial.cells if _adaptive(cell)]
+    plain, adaptive = ([cell for cell in trial.cells if _adaptive(cell) is wanted] for wanted in (False, True))
     hides = bool(system.get("hides")) or not system.get("audited", True)
     worst, clean = trial.worst["robust"], trial.worst["right"]
     share, low, high = _interval(worst)
     right, clean_low, clean_high = _interval(clean)
-    claimed = _share(worst_case([cell.fates for cell in plain], trial.worst.index)["robust"]) if plain else math.nan
-    actual = (
-        _share(worst_case([cell.fates for cell in adaptive], trial.worst.index)["robust"]) if adaptive else math.nan
-    )
-    flags_told = ";".join(flag for flag in flags.split(";") if flag and not flag.endswith("?"))
+    fired = ";".join(flag for flag in flags.split(";") if not flag.endswith("?"))
     marks = [
         *([UNFINISHED] if math.isnan(share) else []),
         *([NOT_ADAPTIVE] if hides and not adaptive else []),
-        *([FLAGGED] if suspect(flags_told) else []),
+        *([FLAGGED] if suspect(fired) else []),
     ]
     return {
         **_key(trial),
@@ -118,11 +113,11 @@ def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
         "n": len(trial.worst),
         **{"clean": right, "clean_low": clean_low, "clean_high": clean_high},
         **_by_attack(trial),
-        "claimed": claimed if hides else share,
-        "adaptive": actual if hides else share,
+        "claimed": _together(trial, plain) if hides else share,
+        "adaptive": _together(trial, adaptive) if hides else share,
         **{"worst_case": share, "worst_low": low, "worst_high": high},
         **{"best_known": share, "best_known_source": "" if math.isnan(share) else "here"},
-        "flags": flags_told,
+        "flags": fired,
         "queries": _queries(trial),
         **{"seeds": 1, "seed_spread": math.nan},
         **{"digest": system.get("digest", ""), "slice": told.slice, "plan": told.plan},
@@ -134,10 +129,12 @@ def _by_attack(trial: Trial) -> dict[str, float]:
     forms: dict[str, list[Cell]] = {}
     for cell in trial.cells:
         forms.setdefault(base_of(cell.key[4]), []).append(cell)
-    return {
-        attack: _share(worst_case([cell.fates for cell in cells], trial.worst.index)["robust"])
-        for attack, cells in forms.items()
-    }
+    return {attack: _together(trial, cells) for attack, cells in forms.items()}
+
+
+def _together(trial: Trial, cells: Sequence[Cell]) -> float:
+    """Robust accuracy under all of these attacks; NaN without any."""
+    return _share(worst_case([cell.fates for cell in cells], trial.worst.index)["robust"]) if cells else math.nan
 
 
 def _samples(trial: Trial) -> Iterator[dict[str, Any]]:
