@@ -119,6 +119,7 @@ def diff(
     Whether a difference is more than chance is what rbl check asks.
     """
     from robustbench_lite.leaderboard.board import Board
+    from robustbench_lite.leaderboard.columns import key_of, name_of
     from robustbench_lite.leaderboard.validate import changes
 
     found = changes(Board.read(before), Board.read(after))
@@ -126,8 +127,7 @@ def diff(
         print("nothing is different")
         return
     for row in found.to_dict("records"):
-        who = f"{row['model']}, {row['defense']} · {row['dataset']} · {row['threat']}"
-        print(f"{row['what']}: {who}: {row['column']} {row['before']} -> {row['after']}")
+        print(f"{row['what']}: {name_of(key_of(row))}: {row['column']} {row['before']} -> {row['after']}")
     raise typer.Exit(1)
 
 

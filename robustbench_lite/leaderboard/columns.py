@@ -1,14 +1,10 @@
 """What stands in a leaderboard: the columns of NAME.csv, and of the two files beside it."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 #: dataset, threat, model, defense: who a row is about
 Key = tuple[str, str, str, str]
-#: what an attack that averages over draws is called besides
-_AVERAGED = re.compile(r"[:,]eot=\d+$")
-
 #: before the attacks, and after them
 BEFORE = (
     *("rank", "mark", "model", "defense", "training", "architecture", "parameters", "dataset", "threat", "n"),
@@ -41,15 +37,12 @@ def key_of(row: Mapping[Any, Any]) -> Key:
     return dataset, threat, model, defense
 
 
+def name_of(key: Key) -> str:
+    """The same in words."""
+    dataset, threat, model, defense = key
+    return f"{model}, {defense} · {dataset} · {threat}"
+
+
 def suspect(flags: str) -> list[str]:
     """The flags, joined by `;`, that say something against a figure: not what a plain attacker alone is blind to."""
     return [flag for flag in flags.split(";") if flag and not flag.startswith("plain-")]
-
-
-def base_of(attack: str) -> str:
-    """What an attack is called, however many draws it averages over.
-
-    >>> base_of("pgd:steps=10,eot=10")
-    'pgd:steps=10'
-    """
-    return _AVERAGED.sub("", attack)

@@ -8,15 +8,16 @@ the chance that any of them cries without reason (Holm).
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, base_of, key_of
+from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, key_of, name_of
 from robustbench_lite.leaderboard.ranking import left_by
+from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.statistics import clopper_pearson, holm, mcnemar
 
 Kind = Literal["less robust", "less accurate", "weaker attack", "missing", "flag", "queries", "time"]
@@ -42,7 +43,7 @@ class Alarm:
     """Something that is worse than it was.
 
     Args:
-        who: the row. what: the column. before, after: its figures. p: corrected over the gate, of a test; else NaN.
+        who: the row. what: the column. before, after: its figures. p: of a test, corrected over the gate; else NaN.
         how: what it rests on, in words.
     """
 
@@ -55,8 +56,7 @@ class Alarm:
     how: str
 
     def __str__(self) -> str:
-        dataset, threat, model, defense = self.who
-        name = f"{model}, {defense} · {dataset} · {threat}"
+        name = name_of(self.who)
         if self.kind in ("less robust", "less accurate", "weaker attack"):
             change = f"{100 * self.before:.1f} % -> {100 * self.after:.1f} %"
             return f"{self.kind}: {name}: {self.what} {change} ({self.how})"
@@ -75,24 +75,13 @@ class Judgement:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Test:
-    kind: Kind
-    who: Key
-    what: str
-    before: float
-    after: float
-    p: float
-    how: str
-
-
 def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
     """Compare every row of the baseline with the same system now."""
     old = {key_of(row): row for row in baseline.rows.to_dict("records")}
     new = {key_of(row): row for row in now.rows.to_dict("records")}
     alarms: list[Alarm] = []
-    notes: list[str] = [f"{_name(key)} is not in the baseline" for key in new if key not in old]
-    tests: list[_Test] = []
+    notes: list[str] = [f"{name_of(key)} is not in the baseline" for key in new if key not in old]
+    tests: list[Alarm] = []
     clocks = _seconds(baseline), _seconds(now)
     for key, before in old.items():
         if key not in new:
@@ -105,25 +94,23 @@ def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
         alarms += _flags(key, before, after)
         alarms += _costs(key, before, after, clocks, limits)
         if before["slice"] != after["slice"]:
-            notes.append(f"{_name(key)} was seen on other images than in the baseline: compared by intervals")
+            notes.append(f"{name_of(key)} was seen on other images than in the baseline: compared by intervals")
         if before["digest"] != after["digest"]:
-            notes.append(f"{_name(key)} has other weights or parts than in the baseline")
+            notes.append(f"{name_of(key)} has other weights or parts than in the baseline")
     return Judgement(alarms=(*_failed(tests, limits), *alarms), tests=len(tests), rows=len(old), notes=tuple(notes))
 
 
-def _failed(tests: Sequence[_Test], limits: Limits) -> Iterator[Alarm]:
+def _failed(tests: Sequence[Alarm], limits: Limits) -> Iterator[Alarm]:
     """The tests that fail, each corrected for all of them."""
     for test, p in zip(tests, holm([test.p for test in tests]), strict=True):
         if p < limits.alpha and abs(test.after - test.before) > limits.tolerance + 1e-9:
             how = f"{test.how}, p = {p:.2g} over {len(tests)} tests"
-            yield Alarm(
-                kind=test.kind, who=test.who, what=test.what, before=test.before, after=test.after, p=p, how=how
-            )
+            yield replace(test, p=p, how=how)
 
 
 def _tests(
     key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], baseline: Board, now: Board
-) -> Iterator[_Test]:
+) -> Iterator[Alarm]:
     """Clean and robust accuracy may not fall, and no attack may leave more of the same system than it did."""
     same = before["slice"] == after["slice"]
     yield from _test("less accurate", key, "clean", CLEAN, -1, before, after, baseline, now, same)
@@ -139,7 +126,7 @@ def _tests(
 def _test(
     kind: Kind, key: Key, column: str, sample: str, sign: int, before: Mapping[Any, Any], after: Mapping[Any, Any],
     baseline: Board, now: Board, same: bool,
-) -> Iterator[_Test]:  # fmt: skip
+) -> Iterator[Alarm]:  # fmt: skip
     """One-sided: `sign` -1 asks whether the figure fell, 1 whether it rose."""
     first, second = float(before[column]), float(after[column])
     if math.isnan(first) or math.isnan(second):
@@ -152,7 +139,7 @@ def _test(
     else:
         n = int(before["n"]), int(after["n"])
         p, how = _apart(first, n[0], second, n[1], sign), "exact intervals"
-    yield _Test(kind=kind, who=key, what=column, before=first, after=second, p=p, how=how)
+    yield Alarm(kind=kind, who=key, what=column, before=first, after=second, p=p, how=how)
 
 
 def _apart(first: float, n: int, second: float, m: int, sign: int) -> float:
@@ -209,11 +196,6 @@ def _seconds(board: Board) -> dict[Key, float]:
 
 def _plain(kind: Kind, key: Key, how: str) -> Alarm:
     return Alarm(kind=kind, who=key, what=kind, before=math.nan, after=math.nan, p=math.nan, how=how)
-
-
-def _name(key: Key) -> str:
-    dataset, threat, model, defense = key
-    return f"{model}, {defense} · {dataset} · {threat}"
 
 
 def _absent(value: object) -> bool:

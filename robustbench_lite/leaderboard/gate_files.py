@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from robustbench_lite.leaderboard.columns import name_of
 from robustbench_lite.leaderboard.gate import Judgement
 
 
@@ -24,11 +25,10 @@ def markdown(judgement: Judgement, title: str) -> str:
     if judgement.alarms:
         out += ["| what | system | before | after | why |", "|---|---|---:|---:|---|"]
         for alarm in judgement.alarms:
-            dataset, threat, model, defense = alarm.who
             shares = alarm.kind in ("less robust", "less accurate", "weaker attack")
             figures = (_figure(value, shares) for value in (alarm.before, alarm.after))
             what = alarm.kind if alarm.what == alarm.kind else f"{alarm.kind}: {alarm.what}"
-            cells = (what, f"{model}, {defense} · {dataset} · {threat}", *figures, alarm.how)
+            cells = (what, name_of(alarm.who), *figures, alarm.how)
             out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         out.append("")
     out += [f"- {note}" for note in judgement.notes]
@@ -48,12 +48,11 @@ def junit(judgement: Judgement, name: str) -> str:
     if not count:
         ElementTree.SubElement(suite, "testcase", classname="rbl.check", name=summary(judgement))
     for alarm in judgement.alarms:
-        dataset, threat, model, defense = alarm.who
         case = ElementTree.SubElement(
             suite,
             "testcase",
             classname=f"rbl.check.{alarm.kind}",
-            name=f"{model}, {defense} · {dataset} · {threat} · {alarm.what}",
+            name=f"{name_of(alarm.who)} · {alarm.what}",
         )
         ElementTree.SubElement(case, "failure", message=str(alarm), type=alarm.kind).text = str(alarm)
     ElementTree.indent(suite)

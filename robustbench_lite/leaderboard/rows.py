@@ -21,11 +21,11 @@ from robustbench_lite.leaderboard.columns import (
     TIMINGS,
     UNFINISHED,
     WORST,
-    base_of,
     suspect,
 )
 from robustbench_lite.leaderboard.plan import plan_digest
 from robustbench_lite.leaderboard.samples import packed
+from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.fates import Cell, Expected, Trial, trials, worst_case
 from robustbench_lite.results.metrics import flags_of
 from robustbench_lite.results.statistics import clopper_pearson

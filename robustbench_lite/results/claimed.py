@@ -1,13 +1,12 @@
 """Which numbers are only claimed: what attacks leave that do not know a defense, beside what is actually left."""
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.results.claims import _AVERAGED
+from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.metrics import WORST_CASE
 
 System = tuple[str, str, str, str]
@@ -30,7 +29,7 @@ class Claimed:
         ways: dict[tuple[System, str], list[Mapping[Any, Any]]] = {}
         for row in summary.to_dict("records"):
             if row["attack"] != WORST_CASE:
-                ways.setdefault((_system(row), _base(row["attack"])), []).append(row)
+                ways.setdefault((_system(row), base_of(row["attack"])), []).append(row)
         for (system, base), rows in ways.items():
             if any(knows(row["adaptive"]) for row in rows):
                 self._known.add(system)
@@ -54,11 +53,11 @@ class Claimed:
         """Whether this row of one attack is a claim."""
         if knows(row["adaptive"]) or (row["model"], row["defense"]) not in self._hiding:
             return False
-        return self.only(row) or (_system(row), _base(row["attack"]), "robust_acc") in self._actual
+        return self.only(row) or (_system(row), base_of(row["attack"]), "robust_acc") in self._actual
 
     def actual(self, row: Mapping[Any, Any], name: str) -> float:
         """What is left by the lower of the two ways of this attack; NaN where only one of them ran."""
-        return self._actual.get((_system(row), _base(row["attack"]), name), math.nan)
+        return self._actual.get((_system(row), base_of(row["attack"]), name), math.nan)
 
 
 def knows(adaptive: Any) -> bool:
@@ -68,8 +67,3 @@ def knows(adaptive: Any) -> bool:
 
 def _system(row: Mapping[Any, Any]) -> System:
     return row["dataset"], row["model"], row["defense"], row["threat"]
-
-
-def _base(attack: str) -> str:
-    """The attack without the draws that it averages over."""
-    return re.sub(_AVERAGED, "", attack)

@@ -51,11 +51,20 @@ def claims(records: pd.DataFrame, *, expected: Expected | None = None) -> pd.Dat
     return pd.DataFrame([_row(trial) for trial in every], columns=list(COLUMNS))
 
 
+def base_of(attack: str) -> str:
+    """What an attack is called, however many draws it averages over.
+
+    >>> base_of("pgd:steps=10,eot=10")
+    'pgd:steps=10'
+    """
+    return re.sub(_AVERAGED, "", attack)
+
+
 def known(records: pd.DataFrame) -> pd.DataFrame:
     """The records without those of plain attacks that ran adaptively as well; an attack may be the same for all."""
     if not len(records):
         return records
-    base = records["attack"].str.replace(_AVERAGED, "", regex=True)
+    base = records["attack"].map(base_of)
     both = records.groupby([*(records[name] for name in SYSTEM), base], sort=False)["adaptive"].transform("any")
     return records[records["adaptive"].astype(bool) | ~both.astype(bool)]
 
@@ -146,7 +155,7 @@ def _widest(trial: Trial, plain: Sequence[int]) -> dict[str, object]:
     """The attack that ran both ways and whose two shares are furthest apart; nothing where none ran both ways."""
     shares: dict[tuple[str, bool], float] = {}
     for place, cell in enumerate(trial.cells):
-        shares[re.sub(_AVERAGED, "", cell.key[4]), place in plain] = float((cell.fates["robust"] == 1).mean())
+        shares[base_of(cell.key[4]), place in plain] = float((cell.fates["robust"] == 1).mean())
     both = [
         (share - shares[name, False], name)
         for (name, is_plain), share in shares.items()

@@ -12,14 +12,12 @@ from robustbench_lite.results.plots import plot_bars, plot_curve
 from robustbench_lite.results.run_data import RunData
 from robustbench_lite.results.sweep import plot_sweep
 
-FORMATS = ("png", "svg")
-
 
 def plot_run(run: RunData, folder: Path, form: str = "png") -> list[Path]:
     """Draw every plot that there are numbers for; the same numbers give the same bytes, under the same matplotlib.
 
     Args:
-        folder: made if need be. form: of `FORMATS`.
+        folder: made if need be. form: `png` or `svg`.
 
     Raises:
         UserError: the folder cannot be written.

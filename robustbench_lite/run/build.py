@@ -69,7 +69,8 @@ def _roles(chain: Sequence[Defense]) -> tuple[Defense | None, list[Defense]]:
 def _as_given(source: LoadedModel | System) -> System:
     if isinstance(source, System):
         return source
-    told = {name: source.card[name] for name in ("architecture", "defense") if name in (source.card or {})}  # type: ignore[index]
+    card = source.card or {}
+    told = {name: card[name] for name in ("architecture", "defense") if name in card}
     return System(
         model=source.module, num_classes=source.num_classes, input_shape=source.input_shape, name=source.name,
         notes={"checkpoint": told} if told else {},

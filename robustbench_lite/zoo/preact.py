@@ -9,8 +9,8 @@ from robustbench_lite.zoo.adapt import normalising
 MEAN, STD = "0.4914,0.4822,0.4465", "0.2471,0.2435,0.2616"
 
 
-class PreActBlock(nn.Module):
-    """BN-ReLU-conv3x3 twice, plus the shortcut: a 1x1 convolution of the activated input where shape or width changes."""
+class PreActivation(nn.Module):
+    """BN-ReLU-conv3x3 twice, plus the shortcut: what its `short` makes of the activated input, or the input itself."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -18,14 +18,30 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        changes = stride != 1 or before != after
-        self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False)) if changes else None
+
+    @property
+    def short(self) -> nn.Module | None:
+        """Under the name that published weights have for it."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
-        short = x if self.shortcut is None else self.shortcut(active)
+        short = x if self.short is None else self.short(active)
         out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)))) + short
         return out
+
+
+class PreActBlock(PreActivation):
+    """Its shortcut is a 1x1 convolution where shape or width changes."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__(before, after, stride)
+        changes = stride != 1 or before != after
+        self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False)) if changes else None
+
+    @property
+    def short(self) -> nn.Module | None:
+        return self.shortcut
 
 
 class PreActResNet(nn.Module):

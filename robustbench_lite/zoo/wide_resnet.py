@@ -12,27 +12,22 @@ from torch.nn import functional as F
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.zoo.adapt import normalising
+from robustbench_lite.zoo.preact import PreActivation
 
 #: nothing is subtracted, nothing divided
 MEAN, STD = "0,0,0", "1,1,1"
 
 
-class WideBlock(nn.Module):
-    """BN-ReLU-conv3x3 twice, plus the shortcut: where the width changes, a 1x1 convolution of the activated input."""
+class WideBlock(PreActivation):
+    """Its shortcut is a 1x1 convolution where the width changes."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        super().__init__(before, after, stride)
         self.convShortcut = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        short = x if self.convShortcut is None else self.convShortcut(active)
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)))) + short
-        return out
+    @property
+    def short(self) -> nn.Module | None:
+        return self.convShortcut
 
 
 class Stage(nn.Module):
