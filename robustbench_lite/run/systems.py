@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,16 +101,38 @@ class Builder:
         return zoo.load_reconstructing(model, input_shape=self.data.shape, judge=self.judges.model)
 
     def _workshop(self) -> Workshop:
-        """Made only when something is to be trained: the training split may not be there."""
+        """Looks for the training split only where something learns from it: it may not be there."""
+        return _Unhurried(
+            look=self._train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self.training
+        )
+
+    def _train(self) -> Dataset:
         if self.plan.dataset == "tensors":
             raise UserError(
-                "a defense is built with training data, and evaluate was given images alone; name a dataset"
+                "a defense, or a network to be trained, learns from training data, and evaluate was given images alone; "
+                "name a dataset"
             )
         root = None if self.plan.data_root is None else Path(self.plan.data_root)
-        train = datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
-        return Workshop(
-            train=train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self.training
-        )
+        return datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unhurried(Workshop):
+    """A workshop that loads its training data when they are first asked for.
+
+    What learns nothing, such as a rounding of pixels, never asks, and can be put around a model of which there are
+    test images alone.
+    """
+
+    train: Dataset = field(init=False, repr=False)
+    look: Callable[[], Dataset]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "train":
+            raise AttributeError(name)
+        train = self.look()
+        object.__setattr__(self, "train", train)
+        return train
 
 
 @contextmanager

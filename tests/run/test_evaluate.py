@@ -169,6 +169,28 @@ def test_another_batch_size_moves_at_most_one_sample_in_a_hundred() -> None:
     assert int((fates[0] != fates[1]).sum()) <= 2
 
 
+@pytest.mark.parametrize("defense", ["bit-depth:bits=2", "random-resize-pad", "jpeg+median"])
+def test_a_defense_that_learns_nothing_needs_no_training_data(defense: str, tmp_path: Path) -> None:
+    model, x, y = module_and_images(20)
+    np.savez(tmp_path / "some.npz", x=x.numpy(), y=y.numpy())
+    options = {"attacks": ["fgsm"], "threat": "Linf:0.1", "defense": defense, "diagnostics": False}
+    given = rbl.evaluate(model, x, y, **options).table
+    named = rbl.evaluate(model, dataset=f"npz:{tmp_path / 'some.npz'}", samples="all", **options).table
+    assert set(given["defense"]) == {defense}
+    assert given["robust_acc"].tolist() == named["robust_acc"].tolist()
+
+
+@pytest.mark.parametrize("defense", ["kde", "bit-depth+softmax-threshold", "adversarial-training"])
+def test_a_defense_that_learns_is_told_what_it_lacks(defense: str, tmp_path: Path) -> None:
+    model, x, y = module_and_images(20)
+    np.savez(tmp_path / "some.npz", x=x.numpy(), y=y.numpy())
+    options = {"attacks": ["fgsm"], "threat": "Linf:0.1", "defense": defense}
+    with pytest.raises(UserError, match=r"learns from training data.*images alone; name a dataset"):
+        rbl.evaluate(model, x, y, **options)
+    with pytest.raises(UserError, match=r"is test data; name what is trained on with ;train=FILE"):
+        rbl.evaluate(model, dataset=f"npz:{tmp_path / 'some.npz'}", samples="all", **options)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
