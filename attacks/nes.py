@@ -70,7 +70,7 @@ class Estimated(Attack):
 
     def slope(self, state: State, oracle: Oracle) -> Tensor:
         """The mean over pairs of (f(x + sigma u) - f(x - sigma u)) u / (2 sigma), (n, c, h, w)."""
-        pairs, noise = self._pairs(state.k), state.adv
+        pairs, noise = self._pairs(state.k, oracle), state.adv
 
         def probe(number: int) -> Tensor:
             nonlocal noise
@@ -106,10 +106,10 @@ class Estimated(Attack):
         """One forward a query."""
         return Cost(self.queries) * self.restarts
 
-    def _pairs(self, k: Tensor) -> Tensor:
+    def _pairs(self, k: Tensor, oracle: Oracle) -> Tensor:
         """How many pairs of probes the k-th step may ask, (n,) int64: all, or what leaves a query for the new point."""
-        left = self.queries - k * (self.samples + 1)
-        return ((left - 1) // 2).clamp(max=self.samples // 2)
+        left = torch.minimum(self.queries - k * (self.samples + 1), oracle.left)  # fewer where a query is many draws
+        return ((left - 1) // 2).clamp(min=0, max=self.samples // 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ class Square(Attack):
         """Ask about one window more, and keep it where the objective rose."""
         assert isinstance(state, Found)
         state = _dealt(state)
-        point = self._candidate(state)
+        point = self._candidate(state, self.queries // oracle.draws)
         value = oracle.query(point, climbed).values[0]
         higher = value > state.value
         adv = torch.where(along(higher, point), point, state.adv)
@@ -118,11 +118,15 @@ class Square(Attack):
         """One forward a query."""
         return Cost(self.queries) * self.restarts
 
-    def halvings(self, k: Tensor) -> Tensor:
-        """How often p was halved before the k-th query (n,), k from 0; the first window is that of query 1."""
+    def halvings(self, k: Tensor, queries: int | None = None) -> Tensor:
+        """How often p was halved before the k-th query (n,), k from 0; the first window is that of query 1.
+
+        Args:
+            queries: how many there are in all, if not as many as the option says: an average over draws is paid as many.
+        """
         windows = k - 1
         if self.rescale:
-            windows = windows * SCHEDULED // self.queries
+            windows = windows * SCHEDULED // max(1, self.queries if queries is None else queries)
         return torch.bucketize(windows, torch.tensor(HALVINGS, device=k.device))
 
     def sides(self, height: int, width: int, least: int = 1, odd: bool = False) -> tuple[int, ...]:
@@ -131,15 +135,15 @@ class Square(Attack):
         wanted = [max(side, least) for side in rounded]
         return tuple(min(side + (1 - side % 2 if odd else 0), height, width) for side in wanted)
 
-    def _candidate(self, state: Found) -> Tensor:
-        """The starting point at the first query, then the best point with one window painted anew."""
+    def _candidate(self, state: Found, queries: int) -> Tensor:
+        """The starting point at the first of so many queries, then the best point with one window painted anew."""
         painter, (height, width) = PAINTERS[state.threat.norm], state.x.shape[2:]
         first = state.k == 0
         if bool(first.all()):
             return state.adv
         sides = self.sides(height, width, painter.least, painter.odd)
         words = state.words[torch.arange(len(state.k), device=state.k.device), state.k % DEALT]
-        brush = Brush(sides=sides, level=self.halvings(state.k), words=words)
+        brush = Brush(sides=sides, level=self.halvings(state.k, queries), words=words)
         point = painter.next(state.x, state.adv, state.threat, brush)
         return torch.where(along(first, point), state.adv, point) if bool(first.any()) else point
 

@@ -188,9 +188,19 @@ class Oracle:
     @property
     def exhausted(self) -> Tensor:
         """Which rows have no budget left for another query, of all its draws, (n,) bool."""
+        return self.left < 1
+
+    @property
+    def draws(self) -> int:
+        """How many images one query shows the system: more than one where it averages."""
+        return self._eot.draws if self._eot else 1
+
+    @property
+    def left(self) -> Tensor:
+        """How many more queries, of all their draws, each row can pay for, (n,) int64; endless without a budget."""
         if self._budget is None:
-            return torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
-        return self.ledger.forwards + (self._eot.draws if self._eot else 1) > self._budget
+            return torch.full_like(self.ledger.forwards, torch.iinfo(torch.int64).max)
+        return (self._budget - self.ledger.forwards).div(self.draws, rounding_mode="floor")
 
     def query(
         self,
@@ -267,7 +277,6 @@ class Oracle:
         at = torch.where(index < len(rows), index, 0)
         owner, asking = rows[at], index < len(rows)
         earlier = ((owner[:, None] == owner) & asking & (index < index[:, None])).sum(1)  # of the same row
-        draws = self._eot.draws if self._eot else 1
         shown = Oracle(
             self._system,
             self._needs,
@@ -275,7 +284,7 @@ class Oracle:
             self._goal[owner],
             self._threat,
             self._draws[owner],
-            ledger=replace(self.ledger[owner], forwards=self.ledger.forwards[owner] + draws * earlier),
+            ledger=replace(self.ledger[owner], forwards=self.ledger.forwards[owner] + self.draws * earlier),
             adaptive=self._adaptive,
             eot=self._eot,
             budget=self._budget,
@@ -306,7 +315,7 @@ class Oracle:
     def _bare(self, x: Tensor) -> Tensor:
         if self._needs is Needs.NOTHING:
             raise CapabilityError("an attack that needs nothing asked a question")
-        count = self._eot.draws if self._eot else 1
+        count = self.draws
         scores = self._bare_scores(x)
         for _ in range(1, count):
             scores = scores + self._bare_scores(x)
@@ -330,7 +339,7 @@ class Oracle:
     def _bare_backward(self, count: int) -> None:
         if self._needs is not Needs.GRADIENTS:
             raise CapabilityError(f"an attack that needs {self._needs.value} asked for a gradient")
-        count *= self._eot.draws if self._eot else 1
+        count *= self.draws
         paid = self._shares(self._opened_backwards, count)
         self.ledger = replace(self.ledger, backwards=self.ledger.backwards + paid)
         self._opened_backwards += count
@@ -346,7 +355,7 @@ class Oracle:
         self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool
     ) -> tuple[Outputs, Tensor, Tensor | None, Tensor]:
         """Scores, objectives and gradients, each the mean of what every draw gives, and whether most draws are broken."""
-        count = self._eot.draws if self._eot else 1
+        count = self.draws
         outputs, values, found = self._ask(x, objectives, with_grads, 0)
         reached = self._goal.reached(outputs).long()
         for number in range(1, count):
@@ -379,11 +388,10 @@ class Oracle:
         return kept, values, found
 
     def _count(self, backwards: int, paid: Tensor) -> None:
-        draws = self._eot.draws if self._eot else 1
         self.ledger = replace(
             self.ledger,
-            forwards=self.ledger.forwards + paid * draws,
-            backwards=self.ledger.backwards + paid * (backwards * draws),
+            forwards=self.ledger.forwards + paid * self.draws,
+            backwards=self.ledger.backwards + paid * (backwards * self.draws),
         )
 
     def _note(self, x: Tensor, outputs: Outputs, adversarial: Tensor, witness: Tensor | None) -> None:

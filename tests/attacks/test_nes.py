@@ -10,7 +10,7 @@ from toys import affine, run, samples
 from robustbench_lite.attack import Goal, craft, resolve_attack
 from robustbench_lite.attacks.nes import NES, SPSA, Drift, Estimated
 from robustbench_lite.errors import UserError
-from robustbench_lite.oracle import Oracle
+from robustbench_lite.oracle import EOT, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -132,6 +132,29 @@ def test_the_last_step_takes_what_is_left(queries: int, spent: int, attack: Esti
     found = run(attack, system, x, y, Threat(norm="Linf", eps=1e-6))
     assert (found.forwards == 2 * spent).all()
     assert attack.cost(3).forwards == 2 * queries
+
+
+@pytest.mark.parametrize("attack", BOTH, ids=lambda attack: attack.name)
+def test_an_average_over_draws_leaves_the_last_step_its_look(attack: Estimated) -> None:
+    # 40 images pay for 13 queries of three draws: seven of the first step, then two pairs and a look.
+    system, threat = affine(), Threat(norm="Linf", eps=1e-6)
+    x, y, draws = samples(system, 4)
+    attack, goal = replace(attack, queries=40, samples=6), Goal(y=y)
+
+    class Counted(Oracle):
+        looks = 0
+
+        def query(self, x: Tensor, *objectives: object, probe: bool = False, **more: object) -> object:
+            Counted.looks += not probe and not bool(self.exhausted.any())
+            return super().query(x, *objectives, probe=probe, **more)  # type: ignore[arg-type]
+
+    oracle = Counted(system, attack.needs, x, goal, threat, draws, eot=EOT(draws=3), budget=attack.budget)
+    state = attack.start(x, goal, threat, draws, oracle)
+    for _ in range(2):
+        state = attack.step(state, oracle)
+        state = replace(state, k=state.k + 1)
+    assert (oracle.ledger.forwards == 3 * (7 + 5)).all()
+    assert Counted.looks == 2
 
 
 def test_nothing_is_counted_after_the_first_break() -> None:

@@ -14,7 +14,7 @@ from robustbench_lite.attacks.square import Found, Square
 from robustbench_lite.attacks.windows import Brush, Window, bumps
 from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import margin
-from robustbench_lite.oracle import Ledger, Oracle
+from robustbench_lite.oracle import EOT, Ledger, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 from robustbench_lite.testing import check_attack
@@ -90,6 +90,18 @@ def test_rescaled_it_halves_at_the_same_shares_of_the_budget(queries: int) -> No
     share = [int(window) * 10_000 // queries for window in windows]
     expected = [sum(part > mark for mark in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)) for part in share]
     assert Square(queries=queries, rescale=True).halvings(windows + 1).tolist() == expected
+
+
+def test_rescaled_it_counts_an_average_over_draws_as_one_window() -> None:
+    # 400 images pay for 40 windows of ten draws: the last of them are as small as those of 40 queries.
+    shown = []
+    for spec, draws in (("square:queries=400,rescale=true", 10), ("square:queries=40,rescale=true", 1)):
+        x, y, streams = grey(2, (1, 32, 32))
+        recorder = Recorder()
+        system = System(model=recorder, num_classes=4, input_shape=(1, 32, 32))
+        craft(resolve_attack(spec), system, x, Goal(y=y), Threat(norm="Linf", eps=0.1), streams, eot=EOT(draws=draws))
+        shown.append(recorder.shown[::draws][:40])
+    assert torch.equal(*shown)
 
 
 def test_rescaling_is_named() -> None:
