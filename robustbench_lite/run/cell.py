@@ -20,7 +20,7 @@ from robustbench_lite.rows import concat
 from robustbench_lite.run.engine import Search, search
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.records import COLUMNS, Records, cell_key
-from robustbench_lite.run.stages import billed, new_bill, told
+from robustbench_lite.run.stages import better, billed, joined, leaving, new_bill, told
 from robustbench_lite.run.subject import Subject, load
 from robustbench_lite.run.verdict import CLEAN_WRONG, REASONS, TARGET_IS_LABEL, judge, look, pictured
 from robustbench_lite.system import System
@@ -28,6 +28,8 @@ from robustbench_lite.threat import Threat
 
 #: raised when the engine or the verdict changes in a way that could change numbers
 NUMBERS = 2
+#: the same, where only those of random systems could
+RANDOM_NUMBERS = 2
 _FLUSH_SECONDS = 2.0
 #: the most samples that an attack is given to learn from
 SETUP_SAMPLES = 1000
@@ -152,6 +154,7 @@ class Cell:
                 "targets": fingerprint(self.targets) if self.target_rule == "column" else None,
                 "lessons": fingerprint(self.lessons) if prepares(self.attack, self.threat) else None,
                 **({"plain": True} if self.plain else {}),
+                **({"random": RANDOM_NUMBERS} if self.draws > 1 else {}),
             }
         )
 
@@ -360,14 +363,17 @@ def _left_out(cell: Cell, todo: Tensor) -> Tensor:
 
 
 def _attacked(cell: Cell, alive: Tensor, learned: list[Attack], clocks: dict[str, float]) -> Iterator[Part]:
-    """Run the stages, each on what is unbroken; a sample's row is made when it breaks, or after the last stage."""
+    """Run the stages, each on what is unbroken; a sample's row is made when it breaks, or after the last stage.
+
+    Of a random system a break in doubt (see `stages.SURE`) is kept, and the sample goes on: the last word might deny it.
+    """
     subject, copies = cell.hunted, [cell.hunted.fast]
     if (
         subject.reduced is not None and cell.threat.eps is not None
     ):  # a smallest norm is not to be had from a coarse copy
         copies = [subject.reduced, subject.fast]
     stages = [(stage, fast) for stage in learned for fast in copies]
-    bill = new_bill(len(learned), len(subject.indices))
+    bill, doubts = new_bill(len(learned), len(subject.indices)), None
     for number, (attack, fast) in enumerate(stages):
         job = Search(
             attack=attack,
@@ -382,18 +388,20 @@ def _attacked(cell: Cell, alive: Tensor, learned: list[Attack], clocks: dict[str
             eot=cell.eot,
             watch=cell.blind or subject.bare is None,  # what one draw of a camera shows is no break
         )
-        alive_next: list[Tensor] = []
+        alive_next, held = list[Tensor](), list[Outcome]()
         clock, started = f"{number // len(copies)} {attack}", time.perf_counter()
         for outcome in search(job, alive, subject.clean):
-            outcome = billed(outcome, bill, number // len(copies))
-            ends = outcome.verdict.broken | (number == len(stages) - 1)
+            outcome = better(billed(outcome, bill, number // len(copies)), doubts, cell.threat)
+            ends = leaving(outcome, random=cell.draws > 1) | (number == len(stages) - 1)
             alive_next.append(outcome.sample[~ends].cpu())
+            held.append(outcome[(outcome.verdict.broken & ~ends).nonzero().squeeze(1)])
             if bool(ends.any()):
                 yield from _ended(cell, attack.crafted_on, outcome[ends.nonzero().squeeze(1)])
         clocks[clock] = clocks.get(clock, 0.0) + time.perf_counter() - started
         alive = torch.cat(alive_next).sort().values if alive_next else alive[:0]
         if not len(alive):
             return
+        doubts = joined(held)
 
 
 def _ended(cell: Cell, source: System | None, outcome: Outcome) -> Iterator[Part]:
@@ -492,7 +500,7 @@ def _frame(cell: Cell, key: str, outcome: Outcome) -> pd.DataFrame:
         "source_prediction": _numbers(outcome.source_prediction, -1),
         "source_broken": _numbers(outcome.source_broken, False),
         "witness": "" if outcome.witness is None else cell.threat.tell(outcome.witness),
-        **told([str(stage) for stage in cell.attack.stages()], outcome.bill, verdict.broken),
+        **told([str(stage) for stage in cell.attack.stages()], outcome),
     }
     return pd.DataFrame(values)[list(COLUMNS)]
 

@@ -24,13 +24,16 @@ from robustbench_lite.run.verdict import Clean, Verdict, judge, pictured, rounde
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
-#: a minimum-norm row with something new is judged after so many steps, later after half of those that it has made: its
-#: nearest point lies on the boundary, where the fast copy and the original can differ
+#: a row with something new is judged after so many steps, later after half of those that it has made, where what it found
+#: may well be denied: without a radius the nearest point lies on the boundary, where the fast copy and the original can
+#: differ, and of a random system the point that looked best is the one with the luckiest draw
 JUDGE_EVERY = 16
 #: where they do, the verdict is shown the point that lies so much further out
 FURTHER = 1.001
 #: points that differ by less, of an image in [0, 1], are one point: float32 itself rounds at 6e-8
 DUST = 5e-7
+#: what a share of draws weighs beside a margin, and where margins end: any more draws outweigh any margin
+RATE, MARGIN = 1e9, 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,8 @@ class _Engine:
         self.side_by_side = max(1, min(job.attack.lanes_in_flight, self.lanes))
         #: a sample leaves at its first confirmed break
         self.first_break = job.stop_early and job.threat.eps is not None
+        #: what breaks once may not break again
+        self.random = job.system.randomised or job.threat.random
         self.waiting: deque[int] = deque(samples.tolist())  # samples whose next lanes may start
         self.cases: dict[int, _Case] = {}
         self.bests = Bests()
@@ -293,9 +298,11 @@ class _Engine:
     def _due(self, state: State, oracle: Oracle) -> Tensor:
         """Which rows should be judged before they go on."""
         found = oracle.ledger.found
-        if self.job.threat.eps is None:
+        if self.job.stop_early and self.job.threat.eps is not None:
+            return found
+        if self.job.threat.eps is None or self.random:
             return found & (state.k % _pause(state.k) == 0)
-        return found if self.job.stop_early else torch.zeros_like(found)
+        return torch.zeros_like(found)
 
     def _park(self, flight: _Flight) -> None:
         """Set aside the rows that are due; the others fly on, after those that wait for their step."""
@@ -400,7 +407,7 @@ class _Engine:
             witness=witness,
         )
         slots = torch.tensor([case.slot for case in cases])
-        rank, lanes = _rank(verdict, self.job.threat), points.lane.cpu()
+        rank, lanes = rank_of(verdict, self.job.threat, random=self.random), points.lane.cpu()
         for lane in lanes.unique().tolist():  # in order, so that of lanes side by side the lowest wins
             chosen = (lanes == lane).nonzero().squeeze(1)
             there = chosen.to(adv.device)
@@ -495,11 +502,14 @@ def _pause(k: Tensor) -> Tensor:
     return (2 ** power.clamp(min=0)).clamp(min=JUDGE_EVERY)
 
 
-def _rank(verdict: Verdict, threat: Threat) -> Tensor:
-    """How good an example is among its like: the margin, or minus the norm of a break where the norm is sought."""
+def rank_of(verdict: Verdict, threat: Threat, *, random: bool = False) -> Tensor:
+    """How good an example is among its like, (n,) float64: the margin, or minus the norm of a break where it is sought.
+
+    Of a `random` system first the share of draws that it breaks.
+    """
     margin = verdict.margin.nan_to_num(nan=-torch.inf)
     if threat.eps is not None:
-        return margin
+        return verdict.break_rate * RATE + margin.clamp(-MARGIN, MARGIN) if random else margin
     column = ("Linf", "L2", "L1", "L0").index(threat.norm)
     return torch.where(verdict.broken, -verdict.norms[:, column], margin)
 

@@ -15,7 +15,8 @@ class Outcome(Rows):
 
     `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke). Of an
     attack that crafts on another system, `source_prediction` is that system's answer to the clean image (-1 where there
-    is none), and `source_broken` whether the example breaks it. `bill` is what each stage of a cascade cost, see `stages`.
+    is none), and `source_broken` whether the example breaks it. `bill` is what each stage of a cascade cost, see `stages`,
+    and `stage` the place of the one that made the example.
     `witness` (n, k) is what `adv` was rendered from, under a threat that is `rendered`.
     """
 
@@ -30,6 +31,7 @@ class Outcome(Rows):
     source_prediction: Tensor | None = None
     source_broken: Tensor | None = None
     bill: Tensor | None = None
+    stage: Tensor | None = None
     witness: Tensor | None = None
 
 

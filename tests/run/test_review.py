@@ -148,6 +148,85 @@ def test_no_sample_of_a_random_system_is_robust_because_its_search_stopped_at_a_
     assert set(attacked.loc[~attacked["broken"], "forwards"]) == {16}
 
 
+class Coin(nn.Module):
+    """Class 1 of what shines; the more it shines, the surer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shines = x[:, 0, 0, 0] - 0.5
+        return torch.stack((-shines, shines), 1)
+
+
+def tossed(x: Tensor, draws: Any, index: Any) -> Tensor:
+    """Shines where the first pixel is lit; where the second one is, brighter, in three draws of five alone."""
+    lucky = draws.uniform((1, 1, 1), "tossed", index) < 0.6
+    first, second = (x[:, :, :1, place : place + 1] > 0.6 for place in (0, 1))
+    return (0.8 * first).maximum(1.0 * (second & lucky)).expand_as(x)
+
+
+def lit(pixel: int | None) -> Any:
+    """The clean image with this pixel lit; with none, the clean image."""
+
+    def point(clean: Tensor) -> Tensor:
+        point = clean.clone()
+        if pixel is not None:
+            point[:, :, 0, pixel] = 0.9
+        return point
+
+    return point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relay(Scripted):
+    """First a point that is a break in doubt, then one that is a whole one."""
+
+    name: ClassVar[str] = "relay"
+    points: Any = None
+
+    def stages(self) -> Any:
+        return [Scripted(points=lambda clean, k, pixel=pixel: lit(pixel)(clean), steps=1) for pixel in (1, 0)]
+
+
+def half_broken(attack: Attack) -> pd.DataFrame:
+    """What the attack does to forty images that nothing but a lit pixel breaks."""
+    system = System(model=Coin(), num_classes=2, input_shape=(1, 4, 4)).with_random_purifier(tossed, name="coin")
+    x = torch.rand((40, 1, 4, 4), generator=torch.Generator().manual_seed(0)) / 2
+    y = torch.zeros(40, dtype=torch.int64)
+    return rbl.evaluate(system, x, y, attacks=attack, threat="Linf:1", adaptive="no", **QUIET).records
+
+
+def test_a_cascade_goes_on_where_a_break_of_a_random_system_is_in_doubt() -> None:
+    records = half_broken(Relay())
+    assert records["broken"].all()
+    both = records["forwards"] == 2  # at 60 % a few are in no doubt after the first stage
+    assert both.mean() > 0.8
+    assert (records.loc[both, "break_rate"] == 1).all()
+
+
+def test_what_earlier_stages_broke_is_not_lost_where_later_ones_find_less() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Backwards(Relay):
+        name: ClassVar[str] = "backwards"
+
+        def stages(self) -> Any:
+            script = partial(Scripted, steps=1)
+            return [script(points=lambda clean, k: lit(1)(clean)), script(points=lambda clean, k: lit(None)(clean))]
+
+    records = half_broken(Backwards())
+    assert 0.3 < records["broken"].mean() < 0.85  # by draws that decided nothing before
+    told = records[records["broken"]]
+    assert (told["forwards"] == 2).mean() > 0.8
+    assert (told["break_forward"] == 1).all()
+
+
+def test_a_lucky_draw_does_not_hide_the_better_point_that_a_lane_found_before() -> None:
+    def points(clean: Tensor, k: int) -> Tensor:
+        return lit(0 if k == 3 else 1 if k in range(16, 28) else None)(clean)
+
+    records = half_broken(Scripted(points=points, steps=30))
+    assert records["broken"].all()
+    assert (records["break_rate"] == 1).all()
+
+
 def test_what_a_family_shares_is_in_the_keys_of_its_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "family_of_two"
     folder.mkdir()
