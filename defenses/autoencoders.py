@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustbench_lite import training
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop
+from robustbench_lite.randomness import Draws
 from robustbench_lite.training import Batch, Moment, Progress
 
 #: (a batch) -> what the autoencoder is shown instead of its images
@@ -75,6 +76,40 @@ class SecondAutoencoder(nn.Module):
         return self.last(self.decode(self.encode(x).sigmoid()).sigmoid()).sigmoid()
 
 
+class Pack(nn.Module):
+    """Several autoencoders of one kind that are kept apart from each other, to draw one from.
+
+    Meng and Chen 2017, arXiv 1705.09064, sec. 3.3.2: eight, with a diversity of 0.2.
+
+    Args:
+        make: a fresh one. count: how many. diversity: the weight of what keeps them apart.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], count: int, diversity: float) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([make() for _ in range(count)])
+        self.diversity = diversity
+
+    def forward(self, x: Tensor, draws: Draws | None, index: Tensor | int = 0) -> Tensor:
+        """(n, c, h, w) in [0, 1] -> the same: what one of them makes of an image, drawn from the image's streams.
+
+        All are asked, so that an image's answer does not depend on who else is in the batch.
+        """
+        assert draws is not None, "a member is drawn from the samples' streams"
+        which = draws.integers(len(self.members), (1,), "autoencoder", index).squeeze(1)
+        return self.every(x)[which, torch.arange(len(x), device=x.device)]
+
+    def every(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) in [0, 1] -> (count, n, c, h, w), what each of them makes of the images."""
+        return torch.stack([member(x) for member in self.members])
+
+    def loss(self, shown: Tensor, x: Tensor) -> Tensor:
+        """The sum of their squared errors, less `diversity` times the sum of their squared distances to their mean."""
+        said = self.every(shown)
+        apart = (said - said.mean(0)).square().flatten(1).mean(1)
+        return ((said - x).square().flatten(1).mean(1) - self.diversity * apart).sum()
+
+
 def restored(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
     """The network with these weights, in eval mode."""
     with training.seeded(0):  # what initialises it draws from the global generator
@@ -102,13 +137,16 @@ def learned(
     """The weights of an autoencoder that has learned to bring back the images of this data: least squares, pixel by pixel.
 
     Args:
-        make: a fresh network. spoil: what it is shown. word: makes its initial weights differ from a sibling's.
+        make: a fresh network; one that is several autoencoders (`Pack`) has a loss of its own. spoil: what it is shown.
+        word: makes its initial weights differ from a sibling's.
         epochs, learning_rate: instead of the data's default recipe. least: steps, where the epochs are the default's.
     """
     with training.seeded(training.derive(workshop.seed, word)):
         network = make()
 
     def loss(model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
+        if isinstance(model, Pack):
+            return model.loss(spoil(batch), batch.x)
         return F.mse_loss(model(spoil(batch)), batch.x)
 
     recipe = training.default_recipe(data, network)

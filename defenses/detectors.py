@@ -52,15 +52,18 @@ class Bench:
         return self.system.model
 
     @torch.no_grad()
-    def over(self, look: Callable[[Tensor], Tensor], x: Tensor | None = None) -> Tensor:
-        """What `look` says of the images (its own where none are given) as they come out of the purifiers, in blocks."""
+    def over(self, look: Callable[..., Tensor], x: Tensor | None = None, *, random: bool = False) -> Tensor:
+        """What `look` says of the images (its own where none are given) as they come out of the purifiers, in blocks.
+
+        Where it draws, it is called with (x, draws, index), as a purifier is.
+        """
         draws = self.draws if x is None else Draws.for_images(self.seed, x, torch.zeros(len(x), dtype=torch.int64))
         x, draws, found = self.x if x is None else x, draws.to(self.x.device), []
         for begin in range(0, len(x), BLOCK):
-            part = x[begin : begin + BLOCK]
+            part, own = x[begin : begin + BLOCK], draws[begin : begin + BLOCK]
             for purifier in self.system.purifiers:
-                part = purifier.apply(part, draws[begin : begin + BLOCK], 0)
-            found.append(look(part))
+                part = purifier.apply(part, own, 0)
+            found.append(look(part, own, 0) if random else look(part))
         return torch.cat(found)
 
 
@@ -104,11 +107,18 @@ class DetectorDefense(Defense):
                 f"{self.name}: the system rejects by {system.detector.name} already; it can have one detector"
             )
         fitted = workshop.part(self, system, lambda: self._fitted(system, workshop))
-        score = self.scorer(system, {name: value.to(workshop.device) for name, value in fitted.items()})
+        fitted = {name: value.to(workshop.device) for name, value in fitted.items()}
+        score = self.scorer(system, fitted)
         score.to(workshop.device)
+        threshold = float(fitted["threshold"])
         return system.with_detector(
-            Detector(score=score, threshold=float(fitted["threshold"]), modules=(score,), name=str(self))
+            Detector(score=score, threshold=threshold, modules=(score,), name=str(self), random=self.random)
         )
+
+    @property
+    def random(self) -> bool:
+        """Whether the score draws: it is then called with (x, draws, index)."""
+        return False
 
     def _fitted(self, system: System, workshop: Workshop) -> Fitted:
         bench = _bench(system, workshop, self.images)
@@ -116,7 +126,7 @@ class DetectorDefense(Defense):
         rows = torch.arange(len(bench.x), device=bench.x.device)
         held, rest = bench[rows[:cut]], bench[rows[cut:]]
         fitted = self.fit(rest, self.learned_from(workshop))
-        scores = held.over(self.scorer(system, fitted).to(workshop.device).eval())
+        scores = held.over(self.scorer(system, fitted).to(workshop.device).eval(), random=self.random)
         return {**fitted, "threshold": threshold_at(self.fpr, scores)}
 
     def learned_from(self, workshop: Workshop) -> Threat | None:

@@ -99,12 +99,20 @@ class Detector:
         score: x (n, c, h, w) -> (n,), differentiable for the adaptive adversary; larger = more suspicious.
         threshold: scores above it reject; fixed on clean calibration data.
         modules: the networks that the score is computed with, to be frozen and moved.
+        random: the score draws random numbers, and is called with (x, draws, index).
+        before: so many of the last purifiers are none of its business: it sees what they are given.
     """
 
-    score: Callable[[Tensor], Tensor]
+    score: Callable[..., Tensor]
     threshold: float
     modules: tuple[nn.Module, ...] = ()
     name: str = "detector"
+    random: bool = False
+    before: int = 0
+
+    def reject(self, x: Tensor, draws: Draws | None, index: Tensor | int) -> Tensor:
+        """By how much the score of x (n, c, h, w) is above the threshold, (n,)."""
+        return (self.score(x, draws, index) if self.random else self.score(x)) - self.threshold
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,20 +147,24 @@ class System:
         self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False
     ) -> Outputs:
         """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients."""
-        for purifier in self.purifiers:
+        last = len(self.purifiers) - (0 if self.detector is None else self.detector.before)
+        for purifier in self.purifiers[:last]:
+            x = _purify(purifier, x, draws, index, adaptive)
+        reject = None if self.detector is None else self.detector.reject(x, draws, index)
+        for purifier in self.purifiers[last:]:
             x = _purify(purifier, x, draws, index, adaptive)
         model = self.differentiable_as if adaptive and self.differentiable_as is not None else self.model
         seen = x
         if self.channels_last and model is self.model:
             seen = x.contiguous(memory_format=torch.channels_last)
         said = model.observe(seen) if isinstance(model, Observed) else Outputs(scores=model(seen))
-        reject = None if self.detector is None else self.detector.score(x) - self.detector.threshold
         return replace(said, scores=said.scores.float(), reject=reject)
 
     @property
     def randomised(self) -> bool:
         """Whether one image's answer differs from call to call."""
-        return self.model_is_random or any(part.random for part in self.purifiers)
+        alarm = self.detector is not None and self.detector.random
+        return self.model_is_random or alarm or any(part.random for part in self.purifiers)
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

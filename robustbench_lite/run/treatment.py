@@ -33,4 +33,5 @@ def _parts(system: System) -> Iterator[tuple[str, str]]:
     if system.differentiable_as is not None:
         yield "the answer", "climbs scores that do not saturate"
     if system.detector is not None:
-        yield system.detector.name, "evades it with the same gradient (joint objective)"
+        ways = ["averages over its draws (EOT)"] if system.detector.random else []
+        yield system.detector.name, ", ".join([*ways, "evades it with the same gradient (joint objective)"])

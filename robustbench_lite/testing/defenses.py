@@ -135,7 +135,7 @@ def law_a_gradient_of_zero_has_a_surrogate(case: Case) -> None:
         if _dead(case.x, lambda leaf, part=part: _shown(part, leaf, case.draws())):  # type: ignore[misc]
             raise LawError(f"{part.name} has no gradient and no surrogate; an adaptive adversary differentiates one")
     detector = case.system.detector
-    if detector is not None and _dead(case.x, detector.score):
+    if detector is not None and _dead(case.x, lambda leaf: detector.reject(leaf, case.draws(), 0)):
         raise LawError(f"the score of {detector.name} has no gradient for an adaptive adversary to follow")
 
 

@@ -6,9 +6,11 @@ import torch
 from guarded import COUNT, THREAT, attacked, digits, guarded, learned, passes_wrongly
 from torch import Tensor, nn
 
+from robustbench_lite import training
 from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.defenses.activations import listen
 from robustbench_lite.defenses.detectors import HELD_OUT, threshold_at
+from robustbench_lite.defenses.detectors_by_neighbours import Distances
 from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.detection import auc
@@ -19,6 +21,7 @@ from robustbench_lite.threat import Threat
 DETECTORS = {
     "safetynet:attacks=fgsm": 0.7,
     "mahalanobis:attacks=fgsm": 0.7,
+    "mahalanobis:attacks=fgsm,magnitude=0.005": 0.7,
     "lid:attacks=fgsm": 0.55,
     "kde": 0.6,
     "feature-squeezing:bits=2": 0.3,
@@ -66,7 +69,17 @@ def test_the_threshold_is_the_lowest_that_keeps_the_promise():
     assert float((tied > threshold_at(0.15, tied)).float().mean()) <= 0.15
 
 
-@pytest.mark.parametrize("text", ["softmax-threshold", "feature-squeezing:bits=2", "kde", "mahalanobis:attacks=fgsm"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "softmax-threshold",
+        "feature-squeezing:bits=2",
+        "kde",
+        "mahalanobis:attacks=fgsm",
+        "mahalanobis:attacks=fgsm,magnitude=0.005",
+        "lid:attacks=fgsm",
+    ],
+)
 def test_whoever_knows_the_detector_gets_past_it_more_often(text):
     """Type I against type II on the images that are right and accepted."""
     system, (_, x, y) = guarded(text), digits()
@@ -120,6 +133,28 @@ def test_mahalanobis_whitens_by_the_covariance_within_classes():
     covariance = empirical_covariance(centred, assume_centered=True)
     ridge = 1e-3 * np.diag(covariance).mean() * np.eye(len(covariance))
     assert np.allclose(np.linalg.inv(factor @ factor.T), covariance + ridge, atol=1e-8)
+
+
+def test_mahalanobis_moves_the_image_towards_the_nearest_mean_in_each_layer_by_itself():
+    """Lee et al. 2018, algorithm 1: the distance at x - m sign(its gradient), against steps of one's own."""
+    _, x, _ = digits()
+    generator = torch.Generator().manual_seed(0)
+    with training.seeded(0):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+    fitted = {}
+    for place, width in enumerate((12, 6)):
+        fitted[f"means_{place}"] = torch.rand((3, width), generator=generator).double()
+        fitted[f"factor_{place}"] = torch.rand((width, width), generator=generator).double()
+    still, moved = (Distances(net.requires_grad_(False), 2, fitted, magnitude) for magnitude in (0.0, 0.005))
+    for place in range(2):
+        leaf = x.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(still(leaf)[:, place].sum(), leaf)
+        found = moved(x)[:, place]
+        torch.testing.assert_close(found, still((x - 0.005 * slope.sign()).detach())[:, place])
+        assert bool((found < still(x)[:, place]).all())
+    leaf = x[:8].clone().requires_grad_(True)
+    (grad,) = torch.autograd.grad(moved(leaf).sum(), leaf)
+    assert bool((grad.flatten(1) != 0).any(1).all()), "who knows it has something to follow"
 
 
 def test_lid_is_the_estimate_of_its_paper():
@@ -230,7 +265,12 @@ def test_a_system_has_one_detector():
     "text",
     [
         *("kde:fpr=0", "kde:fpr=1", "kde:images=3", "kde:bandwidth=0", "lid:batch=5", "lid:neighbours=1"),
-        *("mahalanobis:layers=0", "feature-squeezing:bits=9", "feature-squeezing:window=0"),
+        *(
+            "mahalanobis:layers=0",
+            "mahalanobis:magnitude=-0.1",
+            "feature-squeezing:bits=9",
+            "feature-squeezing:window=0",
+        ),
     ],
 )
 def test_bad_options_are_refused(text):
