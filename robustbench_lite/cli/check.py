@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.printing import one_of
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
 from robustbench_lite.errors import UserError
@@ -36,6 +37,14 @@ def check(
         float, option("FACTOR", "By which queries a sample may grow; 0: not compared.", default=1.5)
     ] = 1.5,
     time: Annotated[float, option("FACTOR", "By which seconds a sample may grow; 0: not compared.", default=0)] = 0.0,
+    flags: Annotated[
+        str,
+        option(
+            "tested|any",
+            "When a check that counts images alarms: beyond chance, or whenever it fires anew.",
+            default="tested",
+        ),
+    ] = "tested",
     junit: Annotated[Path | None, option("FILE.xml", "Also as JUnit XML.")] = None,
     markdown: Annotated[Path | None, option("FILE.md", "Also as a summary in Markdown.")] = None,
     github: Annotated[
@@ -52,10 +61,13 @@ def check(
 
     Worse is: less robust or less accurate; an attack that leaves more of the same system than it did; a row that is gone; a
     check that fires and did not; queries (if asked, seconds) that grew. Accuracies are compared by image (exact McNemar
-    test), or by exact intervals where the images differ, and all tests together cry without reason with chance alpha.
+    test), or by exact intervals where the images differ; a check that counts images must be above its limit beyond chance.
+    All tests together cry without reason with chance alpha.
+
     Exit code 0: no alarm; 1: some; 2: bad input.
     """
     _in(0, 1, alpha=alpha, tolerance=tolerance)
+    form: Literal["tested", "any"] = "any" if one_of("flags", flags, ("tested", "any")) == "any" else "tested"
     for name, factor in (("queries", queries), ("time", time)):
         if factor and factor < 1:
             raise UserError(f"{name}={factor:g}; accepted: 0 (not compared), or a factor from 1")
@@ -67,7 +79,7 @@ def check(
 
     before = board_of(baseline) if baseline.is_dir() else Board.read(baseline)
     now = board_of(run) if run is not None else _rerun(baseline, runs, data_root, quiet=quiet)
-    limits = Limits(alpha=alpha, tolerance=tolerance, queries=queries or None, seconds=time or None)
+    limits = Limits(alpha=alpha, tolerance=tolerance, queries=queries or None, seconds=time or None, flags=form)
     judgement = judge(before, now, limits)
     files = {
         junit: gate_files.junit(judgement, f"rbl check {baseline.name}"),

@@ -2,14 +2,14 @@
 
 import io
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
-from robustbench_lite.leaderboard.columns import AFTER, BEFORE, KEY, SAMPLES, TIMINGS, Key, attacks_of, key_of
+from robustbench_lite.leaderboard.columns import AFTER, BEFORE, CHECKS, KEY, SAMPLES, TIMINGS, Key, attacks_of, key_of
 from robustbench_lite.leaderboard.ranking import ranked
 
 _TEXTS = ("mark", "model", "defense", "training", "architecture", "dataset", "threat", "best_known_source", "flags")
@@ -22,12 +22,13 @@ class Board:
 
     Args:
         rows: one a system and threat. samples: which images each attack leaves; may be empty.
-        timings: clocks; may be empty.
+        timings: clocks; may be empty. checks: what the checks of the run found; empty where the board is of files.
     """
 
     rows: pd.DataFrame
     samples: pd.DataFrame
     timings: pd.DataFrame
+    checks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHECKS)))
 
     @property
     def attacks(self) -> list[str]:

@@ -49,8 +49,7 @@ def board_of(folder: Path) -> Board:
     Raises:
         UserError: the folder holds no run.
     """
-    found = found_in(folder)
-    return Board.of(found.rows, found.samples, found.timings)
+    return found_in(folder).ranked()
 
 
 def built_from(plan: BoardPlan, runs: Sequence[Path]) -> Board:
@@ -60,8 +59,7 @@ def built_from(plan: BoardPlan, runs: Sequence[Path]) -> Board:
         UserError: a folder holds no run, or two do not hold the same systems on the same images.
     """
     found = [found_in(folder) for folder in runs]
-    rows = _with_external(_with_spread(found), plan.external)
-    return Board.of(rows, found[0].samples, found[0].timings)
+    return replace(found[0], rows=_with_external(_with_spread(found), plan.external)).ranked()
 
 
 def _with_spread(found: Sequence[Found]) -> pd.DataFrame:

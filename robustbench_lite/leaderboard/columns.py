@@ -20,6 +20,8 @@ KEY = ("dataset", "threat", "model", "defense")
 TIMINGS = (*KEY, "seconds", "seconds_per_sample", "device")
 #: NAME.samples.csv: which images each attack leaves, a hexadecimal digit for four of them, the first in its highest bit
 SAMPLES = (*KEY, "attack", "adaptive", "n", "left")
+#: what each check found in a run; no file of a leaderboard, whose column `flags` has the names of those that fired
+CHECKS = (*KEY, "diagnostic", "status", "value", "n")
 #: what the column `attack` of the samples says of the clean images, and of the worst case
 CLEAN, WORST = "clean", "worst-case"
 #: what is wrong with a row, in its column `mark`

@@ -2,12 +2,13 @@
 
 Three things can go wrong between two commits: a system became less robust (or less accurate), an attack became weaker, so
 that the same systems look more robust, and something became dearer. The first two are tested: paired by image where both
-sides tell of the same images, else by whether two exact intervals overlap. All tests of one gate share its error: `alpha` is
-the chance that any of them cries without reason (Holm).
+sides tell of the same images, else by whether two exact intervals overlap. A check that counts images is a measurement, so that
+it is tested as well: it alarms where it is above its limit by more than chance. All tests of one gate share its error: `alpha`
+is the chance that any of them cries without reason (Holm).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.checks import SHARES, chance, counted, images
 from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, key_of, name_of
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.statistics import clopper_pearson, holm, mcnemar
+from robustbench_lite.results.thresholds import THRESHOLDS
 
 Kind = Literal["less robust", "less accurate", "weaker attack", "missing", "flag", "queries", "time"]
 
@@ -30,12 +33,14 @@ class Limits:
     Args:
         alpha: chance of a false alarm, over the whole gate. tolerance: share by which an accuracy may change, 0 to 1.
         queries, seconds: factors by which the cost of a sample may grow; None: not compared.
+        flags: a check that counts images alarms where it is above its limit beyond chance, or whenever it fires anew.
     """
 
     alpha: float = 0.05
     tolerance: float = 0.0
     queries: float | None = 1.5
     seconds: float | None = None
+    flags: Literal["tested", "any"] = "tested"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,8 @@ class Alarm:
     """Something that is worse than it was.
 
     Args:
-        who: the row. what: the column. before, after: its figures. p: of a test, corrected over the gate; else NaN.
-        how: what it rests on, in words.
+        who: the row. what: the column. before, after: its figures; of a check that counts images, its limit and what it counts.
+        p: of a test, corrected over the gate; else NaN. how: what it rests on, in words.
     """
 
     kind: Kind
@@ -89,23 +94,35 @@ def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
             continue
         after = new[key]
         tests += _tests(key, before, after, baseline, now)
+        measured = list(_measured(key, before, now)) if limits.flags == "tested" else []
+        tests += measured
         gone = [one for one in baseline.attacks if not _absent(before[one]) and _absent(after.get(one, ""))]
         alarms += [_plain("missing", key, f"{attack} ran in the baseline and not in this run") for attack in gone]
-        alarms += _flags(key, before, after)
+        alarms += _flags(key, before, after, {test.what for test in measured})
         alarms += _costs(key, before, after, clocks, limits)
         if before["slice"] != after["slice"]:
             notes.append(f"{name_of(key)} was seen on other images than in the baseline: compared by intervals")
         if before["digest"] != after["digest"]:
             notes.append(f"{name_of(key)} has other weights or parts than in the baseline")
-    return Judgement(alarms=(*_failed(tests, limits), *alarms), tests=len(tests), rows=len(old), notes=tuple(notes))
+    corrected = list(_corrected(tests))
+    failed = [test for test in corrected if _fails(test, limits)]
+    notes += [f"{one}; that may be chance" for one in corrected if _fires(one) and not _fails(one, limits)]
+    return Judgement(alarms=(*failed, *alarms), tests=len(tests), rows=len(old), notes=tuple(notes))
 
 
-def _failed(tests: Sequence[Alarm], limits: Limits) -> Iterator[Alarm]:
-    """The tests that fail, each corrected for all of them."""
+def _corrected(tests: Sequence[Alarm]) -> Iterator[Alarm]:
+    """Each with a p that is corrected for all of them."""
     for test, p in zip(tests, holm([test.p for test in tests]), strict=True):
-        if p < limits.alpha and abs(test.after - test.before) > limits.tolerance + 1e-9:
-            how = f"{test.how}, p = {p:.2g} over {len(tests)} tests"
-            yield replace(test, p=p, how=how)
+        yield replace(test, p=p, how=f"{test.how}, p = {p:.2g} over {len(tests)} tests")
+
+
+def _fails(test: Alarm, limits: Limits) -> bool:
+    small = test.kind != "flag" and abs(test.after - test.before) <= limits.tolerance + 1e-9
+    return test.p < limits.alpha and not small
+
+
+def _fires(test: Alarm) -> bool:
+    return test.kind == "flag" and test.after > test.before
 
 
 def _tests(
@@ -155,10 +172,28 @@ def _apart(first: float, n: int, second: float, m: int, sign: int) -> float:
     return high
 
 
-def _flags(key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Iterator[Alarm]:
+def _measured(key: Key, before: Mapping[Any, Any], now: Board) -> Iterator[Alarm]:
+    """A test for each check that counts images and did not fire before: is what it counts above its limit by more than chance?
+
+    `before` of these is the limit, `after` what was counted, in images.
+    """
+    old = set(str(before["flags"]).split(";"))
+    own = now.checks[(now.checks[list(KEY)] == list(key)).all(axis=1)]
+    for row in own[own["status"] != "unchecked"].to_dict("records"):
+        name, value, n = str(row["diagnostic"]), float(row["value"]), int(row["n"])
+        if counted(name) and name not in old and math.isfinite(value):
+            found, limit = images(name, value, n), THRESHOLDS[name]
+            how = f"the check {name} counts {found:g} of {n}, limit {limit.limit_text}, and did not fire before"
+            most = limit.limit * n if name in SHARES else limit.limit
+            p = chance(name, value, n)
+            yield Alarm(kind="flag", who=key, what=name, before=most, after=found, p=p, how=how)
+
+
+def _flags(key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], tested: Collection[str]) -> Iterator[Alarm]:
+    """Checks that fire and did not, but for those that are tested; and marks that are new."""
     old = set(str(before["flags"]).split(";"))
     for flag in str(after["flags"]).split(";"):
-        if flag and flag not in old:
+        if flag and flag not in old and flag not in tested:
             yield _plain("flag", key, f"the check {flag} fires, and did not before")
     for mark in str(after["mark"]).split("; "):
         if mark and mark != "flagged" and mark not in str(before["mark"]):

@@ -26,7 +26,9 @@ def markdown(judgement: Judgement, title: str) -> str:
         out += ["| what | system | before | after | why |", "|---|---|---:|---:|---|"]
         for alarm in judgement.alarms:
             shares = alarm.kind in ("less robust", "less accurate", "weaker attack")
-            figures = (_figure(value, shares) for value in (alarm.before, alarm.after))
+            figures = [_figure(value, shares) for value in (alarm.before, alarm.after)]
+            if alarm.kind == "flag" and alarm.what != alarm.kind:
+                figures[0] = f"limit {figures[0]}"
             what = alarm.kind if alarm.what == alarm.kind else f"{alarm.kind}: {alarm.what}"
             cells = (what, name_of(alarm.who), *figures, alarm.how)
             out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
+    CHECKS,
     CLEAN,
     FLAGGED,
     KEY,
@@ -38,11 +40,16 @@ _DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What a run says, as three frames: rows without ranks, samples and clocks; see `columns`."""
+    """What a run says, as frames: rows without ranks, samples, clocks and checks; see `columns`."""
 
     rows: pd.DataFrame
     samples: pd.DataFrame
     timings: pd.DataFrame
+    checks: pd.DataFrame
+
+    def ranked(self) -> Board:
+        """The same as a leaderboard."""
+        return replace(Board.of(self.rows, self.samples, self.timings), checks=self.checks)
 
 
 def found_in(folder: Path) -> Found:
@@ -72,6 +79,7 @@ def found_of(
         rows=pd.DataFrame(rows),
         samples=pd.DataFrame(samples, columns=list(SAMPLES)),
         timings=pd.DataFrame(clocks, columns=list(TIMINGS)),
+        checks=pd.DataFrame(columns=list(CHECKS)) if diagnostics is None else diagnostics.reindex(columns=list(CHECKS)),
     )
 
 

@@ -24,6 +24,7 @@ def make(
     systems: Mapping[str, Mapping[str, str]],
     *,
     flags: Mapping[str, str] | None = None,
+    fires: float = 1.0,
     told: Mapping[str, Mapping[str, Any]] | None = None,
     slice: str = "one",
     seconds: float = 1.0,
@@ -32,7 +33,8 @@ def make(
     """`make({"none": {"pgd": "RRB"}})`: defense -> attack -> letters. An attack that ends in `*` is adaptive.
 
     Args:
-        flags: defense -> a check that fires. told: defense -> what the environment says of the system.
+        flags: defense -> a check that fires, over 100 images. fires: its value. told: defense -> what the environment says of
+            the system.
     """
     frames = []
     for defense, attacks in systems.items():
@@ -50,12 +52,11 @@ def make(
         known[f"small-cnn | {defense}"] |= more
     fired = [
         {"dataset": "digits", "model": "small-cnn", "defense": defense, "threat": "Linf:0.2", "diagnostic": flag}
-        | {"status": "fired", "value": 1.0, "detail": "", "n": 1}
+        | {"status": "fired", "value": fires, "detail": "", "n": 100}
         for defense, flag in (flags or {}).items()
     ]
     about = Told(environment={"systems": known, "device": "cpu"}, slice=slice, plan="p", timings=timings)
-    found = found_of(records, about, pd.DataFrame(fired))
-    return Board.of(found.rows, found.samples, found.timings)
+    return found_of(records, about, pd.DataFrame(fired)).ranked()
 
 
 @pytest.fixture(scope="session")

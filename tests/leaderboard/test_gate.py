@@ -1,6 +1,7 @@
 """The gate: planted losses are caught, chance is not."""
 
 import json
+import math
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 from robustbench_lite.leaderboard import gate_files
 from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.checks import counted
 from robustbench_lite.leaderboard.gate import Limits, judge
 from robustbench_lite.leaderboard.samples import packed
+from robustbench_lite.results.thresholds import THRESHOLDS
 
 LIMITS = Limits()
 
@@ -81,6 +84,42 @@ def test_a_row_that_is_gone_a_new_flag_and_more_queries_are_alarms(make_board):
     assert sorted(kinds(judgement)) == ["flag", "missing", "queries"]
     assert "grew 3.00 times, 1.5 allowed" in gate_files.text(judgement)
     assert sorted(kinds(judge(before, after, Limits(queries=None)))) == ["flag", "missing"]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_every_check_either_counts_images_or_has_nothing_to_do_with_chance(name):
+    """A limit of 0 forgives nothing; one above it is a share or a number of images, but for the median of slopes."""
+    assert counted(name) == (THRESHOLDS[name].limit > 0 and name != "gradients-mislead")
+
+
+def test_a_check_that_is_over_its_limit_by_an_image_is_a_note_and_one_far_over_it_an_alarm(make_board):
+    """3 of 100 where 2 are allowed comes from another seed every third time."""
+    before = make_board({"x": {"pgd": "RB"}})
+    slight, far = (make_board({"x": {"pgd": "RB"}}, flags={"x": "doubling-breaks-more"}, fires=f) for f in (0.03, 0.12))
+    judgement = judge(before, slight, LIMITS)
+    assert judgement.alarms == ()
+    assert "doubling-breaks-more counts 3 of 100, limit 2 %, and did not fire before" in judgement.notes[0]
+    assert "that may be chance" in judgement.notes[0]
+    (alarm,) = judge(before, far, LIMITS).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("flag", "doubling-breaks-more", 2, 12)
+    tail = sum(math.comb(100, k) * 0.02**k * 0.98 ** (100 - k) for k in range(12, 101))
+    assert alarm.p == pytest.approx(5 * tail)  # times the tests of this gate
+    assert "| flag: doubling-breaks-more | small-cnn, x · digits · Linf:0.2 | limit 2 | 12 |" in gate_files.markdown(
+        judge(before, far, LIMITS), "Gate"
+    )
+    assert kinds(judge(before, slight, Limits(flags="any"))) == ["flag"]
+
+
+def test_a_check_that_fired_before_may_fire_again(make_board):
+    flagged = make_board({"x": {"pgd": "RB"}}, flags={"x": "doubling-breaks-more"}, fires=0.5)
+    assert judge(flagged, flagged, LIMITS).alarms == ()
+
+
+def test_a_check_that_counts_nothing_alarms_at_once(make_board):
+    before = make_board({"x": {"pgd": "RB"}})
+    for name in ("zero-gradients", "invalid-examples", "gradients-mislead", "answers-vary"):
+        after = make_board({"x": {"pgd": "RB"}}, flags={"x": name}, fires=0.06)
+        assert kinds(judge(before, after, LIMITS)) == ["flag"]
 
 
 def test_an_attack_that_did_not_run_is_an_alarm(make_board):
