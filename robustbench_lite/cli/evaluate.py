@@ -60,7 +60,12 @@ def evaluate(
     attack: Annotated[list[str] | None, option("NAME", "What attacks them.", default=_PLAN.attacks)] = None,
     threat: Annotated[
         list[str] | None,
-        option("NORM:EPS", "How far an attack may go: Linf:8/255, L2:0.5, L1:12, L0:10.", default=_PLAN.threats),
+        option(
+            "NORM:EPS",
+            "How far an attack may go: Linf:8/255, L2:0.5, L1:12, L0:10; without EPS the smallest norm is sought;"
+            " towards a class Linf:0.1,goal=targeted,target=3 (or random, next, second, least-likely, all).",
+            default=_PLAN.threats,
+        ),
     ] = None,
     samples: Annotated[
         str | None,

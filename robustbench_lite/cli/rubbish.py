@@ -55,6 +55,7 @@ def rubbish(
 
     Writes rubbish.csv (rates with intervals by kind of noise, class and step) and rubbish.png (a fooling image a class).
     gaussian is N(0, 1) clipped to the box [0, 1]; gaussian-unclipped is N(0, 1) as it is, which no camera shows.
+    An image that still looks like what it was is no rubbish: rbl evaluate --attack sqloss --threat L2 looks for that.
     """
     with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
         from robustbench_lite.run.rubbish import STARTS

@@ -79,9 +79,9 @@ def noise_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None 
     return beaten("noise-beats-gradient", _only(records), needs)
 
 
-def one_step_beats_iterative(records: pd.DataFrame) -> Diagnostic:
-    """Share of samples of one system and threat that a one-step attack broke and no iterative one did."""
-    return beaten("one-step-beats-iterative", _only(records))
+def one_step_beats_iterative(records: pd.DataFrame, needs: Mapping[str, str] | None = None) -> Diagnostic:
+    """Share of samples of one system and threat that a one-step attack broke and no iterative gradient attack did."""
+    return beaten("one-step-beats-iterative", _only(records), needs)
 
 
 def black_box_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None = None) -> Diagnostic:
@@ -203,7 +203,8 @@ def sides(name: str, needs: Mapping[str, str] | None = None) -> tuple[Callable[[
         "transfer-beats-gradient": _is(ELSEWHERE),
         "one-step-beats-iterative": _one_step,
     }[name]
-    return weak, _iterative if name == "one-step-beats-iterative" else _gradient(needs)
+    gradient = _gradient(needs)  # a cascade need not have a stage that follows one
+    return weak, (lambda text: _iterative(text) and gradient(text)) if name == "one-step-beats-iterative" else gradient
 
 
 #: weak attacks against strong ones: what each side is called
@@ -211,7 +212,7 @@ RIVALS = {
     "noise-beats-gradient": ("noise", "gradient"),
     "black-box-beats-gradient": ("black-box", "gradient"),
     "transfer-beats-gradient": ("transfer", "gradient"),
-    "one-step-beats-iterative": ("one-step", "iterative"),
+    "one-step-beats-iterative": ("one-step", "iterative gradient"),
 }
 
 

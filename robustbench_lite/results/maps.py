@@ -36,6 +36,13 @@ class Method:
         """How many images go through the system for one map of a small image; 0 where it depends on the size."""
         return 0
 
+    def check(self, height: int, width: int) -> None:
+        """Refuse images of which every map would be flat.
+
+        Raises:
+            UserError: options that mean nothing at this size.
+        """
+
     def maps(self, system: System, x: Tensor, k: Tensor, draws: Draws, *, batch: int = BATCH) -> Tensor:
         """One map an image.
 
@@ -117,6 +124,13 @@ class Occlusion(Method):
         for option in ("size", "stride"):
             if (given := getattr(self, option)) is not None and given < 1:
                 raise UserError(f"occlusion: {option}={given}; accepted: 1 and more, or none")
+
+    def check(self, height: int, width: int) -> None:
+        """Refuse a patch that covers the whole image: there would be one window, and one value everywhere."""
+        if (most := max(height, width)) <= (self.size or 0) and most > 1:
+            raise UserError(
+                f"occlusion: size={self.size} covers an image of {height}x{width}; accepted: 1 to {most - 1}"
+            )
 
     def _some(self, system: System, x: Tensor, k: Tensor, draws: Draws) -> Tensor:
         cover, row = self._cover(x), torch.arange(len(x), device=x.device)

@@ -51,7 +51,7 @@ THRESHOLDS: dict[str, Threshold] = {
         source="Athalye et al. 2018; Carlini et al. 2019",
     ),
     "one-step-beats-iterative": Threshold(
-        quantity="share of samples that a one-step attack broke and no iterative attack did",
+        quantity="share of samples that a one-step attack broke and no iterative gradient attack did",
         limit=0.005,
         limit_text="0.5 %",
         why="one step broke what many steps did not: gradients are masked, or the steps badly set",

@@ -1,5 +1,6 @@
 """`explain`: what a system looks at, on clean images and on the adversarial ones made of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from robustbench_lite.results.maps import Method, method
 from robustbench_lite.results.overlays import plot_maps
 from robustbench_lite.run.evaluate import Result, evaluate
 from robustbench_lite.run.one import data_of, one_system
+from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -105,12 +107,13 @@ def explain(
     how, reporter = _method(method), reporter or Silent()
     if of not in ("answer", "label"):
         raise UserError(f"of={of}; accepted: answer, label")
+    data = _data(x, y, options)
+    how.check(*data.shape[1:])
     chosen = {**options, "examples": "all", "diagnostics": False, "samples": samples, "adaptive": "yes"}
     result = evaluate(model, x, y, attacks=attack, threat=threat, reporter=reporter, **chosen)
     if result.failed:
         raise UserError(f"the attack failed, so there is nothing to explain: {next(iter(result.failed.values()))}")
     plan = result.plan
-    data = data_of(plan) if x is None or y is None else from_tensors(x, y)
     own = None if isinstance(model, str) else model
     table, clean, adversarial = _images(result, data)
     with one_system(plan, data, own, reporter.training) as system:
@@ -129,6 +132,13 @@ def explain(
         class_names=data.class_names,
         result=result,
     )
+
+
+def _data(x: Tensor | np.ndarray | None, y: Tensor | np.ndarray | None, options: Mapping[str, Any]) -> Dataset:
+    if x is not None and y is not None:
+        return from_tensors(x, y)
+    where = ("dataset", "data_root", "download")
+    return data_of(Plan(**{name: options[name] for name in where if name in options}))
 
 
 def _method(given: str | Method) -> Method:

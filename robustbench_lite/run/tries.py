@@ -87,9 +87,13 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
 
 
 def _same_for_all(attack: Attack, subject: Subject) -> bool:
-    """Whether it makes no difference what the adversary knows: answers are all it sees, and none is drawn or withheld."""
-    system = subject.system
-    return needs_of(attack) in (Needs.NOTHING, Needs.LABELS) and system.detector is None and not system.randomised
+    """Whether it makes no difference what the adversary knows: it sees no gradients, and no answer is drawn or withheld.
+
+    Who knows the defense sees other scores as well where those of the system saturate.
+    """
+    system, needs = subject.system, needs_of(attack)
+    blind = needs in (Needs.NOTHING, Needs.LABELS) or (needs is Needs.SCORES and system.differentiable_as is None)
+    return blind and system.detector is None and not system.randomised
 
 
 def with_eot(text: str, draws: int) -> str:

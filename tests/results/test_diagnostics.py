@@ -62,6 +62,14 @@ def test_one_step_of_pgd_is_a_one_step_attack(make_records):
     assert found.value == 1 / 2
 
 
+def test_one_step_is_not_set_against_a_cascade_that_follows_no_gradient(make_records):
+    cascade = "autoattack:components=square"
+    records = make_records({"fgsm": "BB", cascade: "RR"})
+    found = d.one_step_beats_iterative(records, {"fgsm": "gradients", cascade: "scores"})
+    assert (found.status, found.detail) == ("unchecked", "no iterative gradient attack at fixed eps was run")
+    assert d.one_step_beats_iterative(records, {"fgsm": "gradients", cascade: "gradients"}).status == "fired"
+
+
 def test_samples_without_a_verdict_or_left_out_are_not_compared(make_records):
     found = d.one_step_beats_iterative(make_records({"fgsm": "BBBR", "pgd": "FRBR", "targeted": "RLRR"}))
     assert (found.value, found.n) == (0, 2)

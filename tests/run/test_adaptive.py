@@ -1,6 +1,6 @@
 """Who knows the defense and who does not: attacked twice, claimed and actual, part by part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pandas as pd
@@ -85,6 +85,21 @@ def test_the_plan_says_who_attacks(line: System, images: tuple[Tensor, Tensor], 
     system = line.with_purifier(lambda x: (x * 255).round() / 255, surrogate=lambda x: x, name="rounding")
     result = rbl.evaluate(system, *images, attacks=["fgsm"], threat=LINF, adaptive=who, diagnostics=False)
     assert set(result.records["adaptive"]) == runs
+
+
+@pytest.mark.parametrize("attack, runs", [("noise:draws=2", 1), ("square:queries=5", 1), ("fgsm", 2)])
+def test_who_sees_no_gradient_of_a_defense_that_hides_nothing_else_attacks_once(
+    line: System, images: tuple[Tensor, Tensor], attack: str, runs: int
+) -> None:
+    system = line.with_purifier(lambda x: (x * 255).round() / 255, surrogate=lambda x: x, name="rounding")
+    records = rbl.evaluate(system, *images, attacks=[attack], threat=LINF, diagnostics=False).records
+    assert len(records) == runs * len(images[0])
+
+
+def test_scores_that_saturate_are_seen_twice(line: System, images: tuple[Tensor, Tensor]) -> None:
+    system = replace(line, differentiable_as=line.model)
+    records = rbl.evaluate(system, *images, attacks=["square:queries=5"], threat=LINF, diagnostics=False).records
+    assert set(records["adaptive"]) == {True, False}
 
 
 def test_who_attacks_must_be_one_of_three() -> None:

@@ -70,3 +70,14 @@ def test_an_attack_that_fails_is_told() -> None:
         rbl.explain(system, x, y, threat="Linf:0.1", of="target")
     with pytest.raises(rbl.UserError, match="does not support L0"):
         rbl.explain(system, x, y, attack="pgd", threat="L0:3", samples="all")
+
+
+def test_a_patch_that_covers_the_image_is_refused_before_any_work() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 4)
+    message = "occlusion: size=100 covers an image of 8x8; accepted: 1 to 7"
+    for images in ((system, x, y), ("no-such-model",)):
+        with pytest.raises(rbl.UserError, match=message):
+            rbl.explain(*images, threat="Linf:0.1", method="occlusion:size=100")  # type: ignore[arg-type]
+    given = {"attack": "fgsm", "threat": "Linf:0.1", "samples": "all"}
+    assert len(rbl.explain(system, x, y, method="occlusion:size=7", **given).maps) == 4
