@@ -1,7 +1,7 @@
 """A leaderboard as files: NAME.csv, NAME.samples.csv, NAME.timings.csv and NAME.md."""
 
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +9,18 @@ import pandas as pd
 
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
-from robustbench_lite.leaderboard.columns import AFTER, BEFORE, CHECKS, KEY, SAMPLES, TIMINGS, Key, attacks_of, key_of
+from robustbench_lite.leaderboard.columns import (
+    AFTER,
+    BEFORE,
+    BESIDE,
+    CHECKS,
+    KEY,
+    SAMPLES,
+    TIMINGS,
+    Key,
+    attacks_of,
+    key_of,
+)
 from robustbench_lite.leaderboard.ranking import ranked
 
 _TEXTS = ("mark", "model", "defense", "training", "architecture", "dataset", "threat", "best_known_source", "flags")
@@ -22,12 +33,14 @@ class Board:
 
     Args:
         rows: one a system and threat. samples: which images each attack leaves; may be empty.
-        timings: clocks; may be empty. checks: what the checks of the run found; empty where the board is of files.
+        timings: clocks; may be empty. beside: figures of detectors and of a camera, by their name in `columns.BESIDE`.
+        checks: what the checks of the run found; empty where the board is of files.
     """
 
     rows: pd.DataFrame
     samples: pd.DataFrame
     timings: pd.DataFrame
+    beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     checks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHECKS)))
 
     @property
@@ -36,7 +49,9 @@ class Board:
         return attacks_of(list(self.rows.columns))
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, samples: pd.DataFrame, timings: pd.DataFrame) -> "Board":
+    def of(
+        cls, rows: pd.DataFrame, samples: pd.DataFrame, timings: pd.DataFrame, beside: Mapping[str, pd.DataFrame]
+    ) -> "Board":
         """Rank the rows, and put everything into the order of the ranks.
 
         Raises:
@@ -51,7 +66,8 @@ class Board:
         order = ranked(rows, samples)
         columns = [*BEFORE, *attacks_of(list(order.columns)), *AFTER]
         place = {key_of(row): number for number, row in enumerate(order.to_dict("records"))}
-        return cls(rows=order[columns], samples=_sorted(samples, place), timings=_sorted(timings, place))
+        also = {name: _sorted(frame, place) for name, frame in beside.items() if len(frame)}
+        return cls(rows=order[columns], samples=_sorted(samples, place), timings=_sorted(timings, place), beside=also)
 
     @classmethod
     def read(cls, path: Path) -> "Board":
@@ -67,7 +83,9 @@ class Board:
         rows = rows.astype(dict.fromkeys(_WORDS, str))
         for name in (*attacks_of(list(rows.columns)), "clean", "worst_case", "best_known", "claimed", "adaptive"):
             rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(float)
-        return cls(rows=rows, samples=_beside(path, "samples", SAMPLES), timings=_beside(path, "timings", TIMINGS))
+        also = {name: frame for name, columns in BESIDE.items() if len(frame := _beside(path, name, columns))}
+        samples, timings = _beside(path, "samples", SAMPLES), _beside(path, "timings", TIMINGS)
+        return cls(rows=rows, samples=samples, timings=timings, beside=also)
 
     def write(self, path: Path, page: str) -> tuple[Path, ...]:
         """Write NAME.csv and what belongs to it; `page` is NAME.md. Returns what was written.
@@ -78,6 +96,7 @@ class Board:
         files = {path: _csv(self.rows), _named(path, "samples"): _csv(self.samples), path.with_suffix(".md"): page}
         if len(self.timings):
             files[_named(path, "timings")] = _csv(self.timings)
+        files |= {_named(path, name): _csv(frame) for name, frame in self.beside.items()}
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             for place, text in files.items():
@@ -101,18 +120,16 @@ class Board:
 
     def _with(self, other: "Board") -> "Board":
         new = {key_of(row) for row in other.rows.to_dict("records")}
-        kept = [[key_of(row) not in new for row in frame.to_dict("records")] for frame in self._frames]
-        frames = [
-            pd.concat([old[keep], more], ignore_index=True) if len(old) else more
-            for old, keep, more in zip(self._frames, kept, other._frames, strict=True)
-        ]
+        frames = [_joined(*pair, new) for pair in zip(self._frames, other._frames, strict=True)]
         for (dataset, threat), own in frames[0].groupby(["dataset", "threat"], sort=False):
             if own["slice"].nunique() > 1:
                 raise UserError(
                     f"{dataset} under {threat} was evaluated on different images in these leaderboards, so they have no "
                     "common rank; use the same samples"
                 )
-        return Board.of(frames[0], frames[1], frames[2])
+        empty = pd.DataFrame(columns=list(KEY))
+        beside = {name: _joined(self.beside.get(name, empty), other.beside.get(name, empty), new) for name in BESIDE}
+        return Board.of(frames[0], frames[1], frames[2], beside)
 
     @property
     def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -122,6 +139,14 @@ class Board:
         """The rows of these systems."""
         rows = self.rows[[key_of(row) in keys for row in self.rows.to_dict("records")]]
         return replace(self, rows=rows.reset_index(drop=True))
+
+
+def _joined(old: pd.DataFrame, more: pd.DataFrame, new: Collection[Key]) -> pd.DataFrame:
+    """Both, without the old lines of systems that are new."""
+    if not len(old):
+        return more
+    keep = [key_of(row) not in new for row in old.to_dict("records")]
+    return pd.concat([old[keep], more], ignore_index=True)
 
 
 def _sorted(frame: pd.DataFrame, place: dict[Key, int]) -> pd.DataFrame:

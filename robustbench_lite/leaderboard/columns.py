@@ -20,6 +20,27 @@ KEY = ("dataset", "threat", "model", "defense")
 TIMINGS = (*KEY, "seconds", "seconds_per_sample", "device")
 #: NAME.samples.csv: which images each attack leaves, a hexadecimal digit for four of them, the first in its highest bit
 SAMPLES = (*KEY, "attack", "adaptive", "n", "left")
+#: what else is measured where there is something to measure: NAME.detection.csv, of detectors; NAME.physical.csv, of a camera
+BESIDE = {
+    "detection": (
+        *(*KEY, "attack", "adaptive", "n", "negatives", "positives", "auc", "tpr_at_5", "tpr_at_1", "clean_rejected"),
+        *("robust_acc", "wrong_accepted", "wrong_rejected"),
+    ),
+    "physical": (
+        *(
+            *KEY,
+            "attack",
+            "adaptive",
+            "n",
+            "draws",
+            "right_without_camera",
+            "accuracy",
+            "accuracy_sd",
+            "adversariality",
+        ),
+        *("adversariality_sd", "destruction", "destruction_low", "destruction_high", "destroyable"),
+    ),
+}
 #: what each check found in a run; no file of a leaderboard, whose column `flags` has the names of those that fired
 CHECKS = (*KEY, "diagnostic", "status", "value", "n")
 #: what the column `attack` of the samples says of the clean images, and of the worst case

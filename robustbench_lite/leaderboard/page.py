@@ -1,6 +1,7 @@
 """A leaderboard to be read: NAME.md, and a table for the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from rich import box
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.leaderboard.board import Board
+from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of
 from robustbench_lite.leaderboard.plan import BoardPlan
 
 NOTES = (
@@ -27,20 +29,18 @@ def markdown(board: Board, plan: BoardPlan, name: str) -> str:
 
 def page_of(board: Board, name: str, title: str, origin: str, about: str = "") -> str:
     """A page: title, what it is about, the tables, and where they come from."""
-    out = [f"# {title}", ""]
-    if about:
-        out += [about, ""]
-    for head, own in _parts(board):
-        columns = _columns(board, own)
+    out = [f"# {title}", "", *([about, ""] if about else [])]
+    for sheet in _sheets(board):
+        columns = sheet.columns
         out += [
-            f"## {head}",
+            f"{'#' * sheet.level} {sheet.title}",
             "",
             "| " + " | ".join(columns) + " |",
             "|" + "|".join(_rule(one) for one in columns) + "|",
         ]
-        out += ["| " + " | ".join(_escaped(value) for value in _cells(row, columns)) + " |" for row in _dicts(own)]
+        out += ["| " + " | ".join(_escaped(cell) for cell in cells) + " |" for cells in sheet.rows]
         out.append("")
-    out += [f"{note}\n" for note in NOTES]
+    out += [f"{note}\n" for note in _notes(board)]
     out += [f"{origin} all columns are in [{name}.csv]({name}.csv)."]
     return "\n".join(out) + "\n"
 
@@ -48,25 +48,88 @@ def page_of(board: Board, name: str, title: str, origin: str, about: str = "") -
 def shown(board: Board) -> Group:
     """The leaderboard for a terminal."""
     parts: list[RenderableType] = []
-    for title, own in _parts(board):
-        columns = _columns(board, own)
+    for sheet in _sheets(board):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for one in columns:
+        for one in sheet.columns:
             table.add_column(one, justify="left" if one in _LEFT else "right", overflow="fold")
-        for row in _dicts(own):
-            table.add_row(*(Text(value) for value in _cells(row, columns)))
-        parts += [Text(title, style="bold"), table]
-    return Group(*parts, *(Text(f" {note}") for note in NOTES))
+        for cells in sheet.rows:
+            table.add_row(*map(Text, cells))
+        parts += [Text(sheet.title, style="bold"), table]
+    return Group(*parts, *(Text(f" {note}") for note in _notes(board)))
 
 
-_LEFT = ("model", "defense", "marks")
+@dataclass(frozen=True, kw_only=True)
+class _Sheet:
+    """One table of a page."""
+
+    title: str
+    level: int
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def _parts(board: Board) -> Iterator[tuple[str, pd.DataFrame]]:
+_LEFT = ("model", "defense", "marks", "attack", "adversary")
+
+
+def _sheets(board: Board) -> Iterator[_Sheet]:
+    """For every dataset and threat the ranks, and what was measured of detectors and behind a camera."""
     for (dataset, threat), own in board.rows.groupby(["dataset", "threat"], sort=False):
         counts = sorted({int(value) for value in own["n"]})
         n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-        yield f"{dataset} · {threat} · {n}", own
+        columns = _columns(board, own)
+        ranks = [list(_cells(row, columns)) for row in _dicts(own)]
+        yield _Sheet(title=f"{dataset} · {threat} · {n}", level=2, columns=columns, rows=ranks)
+        names = {key_of(row): [_model(row), _defense(row)] for row in _dicts(own)}
+        for what, (title, heads, _) in _BESIDE.items():
+            told = [(key_of(row), row) for row in _dicts(board.beside.get(what, _NOTHING))]
+            cells = [[*names[key], *_figures(row, heads)] for key, row in told if key in names]
+            if cells:
+                columns = ["model", "defense", "attack", "adversary", *heads]
+                yield _Sheet(title=title, level=3, columns=columns, rows=cells)
+
+
+def _notes(board: Board) -> list[str]:
+    return [*NOTES, *(note for what, (_, _, note) in _BESIDE.items() if what in board.beside)]
+
+
+_NOTHING = pd.DataFrame(columns=list(KEY))
+#: title, heads and their columns, and a note
+_BESIDE = {
+    "detection": (
+        "Detectors",
+        {
+            **{"AUC": "auc", "TPR at 5 % FPR": "tpr_at_5", "clean rejected": "clean_rejected"},
+            **{"wrong and accepted": "wrong_accepted", "wrong and rejected": "wrong_rejected", "robust": "robust_acc"},
+        },
+        "Detectors: AUC and TPR are of examples that are answered wrongly, against clean images that are answered rightly; the"
+        " rest are shares of all images at the deployed threshold. An adversary who is “plain” does not know the defense.",
+    ),
+    "physical": (
+        "Behind the camera",
+        {
+            **{"n": "n", "draws": "draws", "right without it": "right_without_camera", "right behind it": "accuracy"},
+            **{"adversarial behind it": "adversariality", "destroyed": "destruction"},
+        },
+        "Behind the camera: of the images that are right without one, the share of fresh draws that show the right class, and the"
+        " target or (untargeted) any other. Destroyed: of the examples that are wrong without a camera, the share of draws that"
+        " are right again, with its exact 95 % interval over images. An adversary who is “plain” does not know of the camera.",
+    ),
+}
+
+
+def _figures(row: Mapping[str, object], heads: Mapping[str, str]) -> Iterator[str]:
+    yield str(row["attack"])
+    yield "" if row["attack"] == CLEAN else "knows it" if row["adaptive"] == "true" else "plain"
+    for column in heads.values():
+        value = row[column]
+        if column in ("n", "draws"):
+            yield f"{float(str(value)):.0f}"
+        elif column == "auc":
+            yield "-" if str(value) in ("", "nan") else f"{float(str(value)):.3f}"
+        elif column == "destruction" and str(value) not in ("", "nan"):
+            yield f"{_percent(value)} [{_percent(row['destruction_low'])}, {_percent(row['destruction_high'])}]"
+        else:
+            yield _percent(value)
 
 
 def _columns(board: Board, own: pd.DataFrame) -> list[str]:
@@ -85,10 +148,9 @@ def _columns(board: Board, own: pd.DataFrame) -> list[str]:
 def _cells(row: Mapping[str, object], columns: list[str]) -> Iterator[str]:
     for name in columns:
         if name == "defense":
-            training = str(row["training"] or "")
-            yield " + ".join(part for part in (training, str(row["defense"])) if part not in ("", "none")) or "none"
+            yield _defense(row)
         elif name == "model":
-            yield str(row["architecture"])
+            yield _model(row)
         elif name == "worst case":
             yield f"{_percent(row['worst_case'])} [{_percent(row['worst_low'])}, {_percent(row['worst_high'])}]"
         elif name == "best known":
@@ -102,6 +164,15 @@ def _cells(row: Mapping[str, object], columns: list[str]) -> Iterator[str]:
             yield str(row["rank"])
         else:
             yield _percent(row[name])
+
+
+def _model(row: Mapping[str, object]) -> str:
+    return str(row["architecture"])
+
+
+def _defense(row: Mapping[str, object]) -> str:
+    parts = (str(row["training"] or ""), str(row["defense"]))
+    return " + ".join(part for part in parts if part not in ("", "none")) or "none"
 
 
 def _percent(value: object) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
+    BESIDE,
     CHECKS,
     CLEAN,
     FLAGGED,
@@ -28,11 +29,12 @@ from robustbench_lite.leaderboard.columns import (
 from robustbench_lite.leaderboard.plan import plan_digest
 from robustbench_lite.leaderboard.samples import packed
 from robustbench_lite.results.claims import base_of
+from robustbench_lite.results.detection import detection
 from robustbench_lite.results.fates import Cell, Expected, Trial, trials, worst_case
 from robustbench_lite.results.metrics import flags_of
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.run.evaluate import expected_of
-from robustbench_lite.run.output import read_environment, read_run
+from robustbench_lite.run.output import read_environment, read_physical, read_run
 from robustbench_lite.run.plan import Plan
 
 _DIGITS = 6
@@ -46,10 +48,11 @@ class Found:
     samples: pd.DataFrame
     timings: pd.DataFrame
     checks: pd.DataFrame
+    beside: Mapping[str, pd.DataFrame]
 
     def ranked(self) -> Board:
         """The same as a leaderboard."""
-        return replace(Board.of(self.rows, self.samples, self.timings), checks=self.checks)
+        return replace(Board.of(self.rows, self.samples, self.timings, self.beside), checks=self.checks)
 
 
 def found_in(folder: Path) -> Found:
@@ -59,7 +62,10 @@ def found_in(folder: Path) -> Found:
         UserError: the folder holds no run, or one without a verdict on the clean images.
     """
     records, timings, diagnostics = read_run(folder)
-    told = Told(environment=read_environment(folder), slice=_slice(folder), plan=_plan(folder), timings=timings)
+    told = Told(
+        environment=read_environment(folder), slice=_slice(folder), plan=_plan(folder), timings=timings,
+        physical=read_physical(folder),
+    )  # fmt: skip
     return found_of(records, told, diagnostics, expected=expected_of(timings))
 
 
@@ -80,6 +86,7 @@ def found_of(
         samples=pd.DataFrame(samples, columns=list(SAMPLES)),
         timings=pd.DataFrame(clocks, columns=list(TIMINGS)),
         checks=pd.DataFrame(columns=list(CHECKS)) if diagnostics is None else diagnostics.reindex(columns=list(CHECKS)),
+        beside={"detection": _beside("detection", detection(records)), "physical": _beside("physical", told.physical)},
     )
 
 
@@ -91,6 +98,7 @@ class Told:
     slice: str
     plan: str
     timings: pd.DataFrame
+    physical: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def of(self, trial: Trial) -> Mapping[str, Any]:
         """What is told of the trial's system."""
@@ -162,6 +170,15 @@ def _samples(trial: Trial) -> Iterator[dict[str, Any]]:
 def _sample(trial: Trial, attack: str, adaptive: bool, kept: pd.Series) -> dict[str, Any]:
     left = (kept == 1).to_numpy(dtype=bool)
     return {**_key(trial), "attack": attack, "adaptive": str(adaptive).lower(), "n": len(left), "left": packed(left)}
+
+
+def _beside(what: str, found: pd.DataFrame) -> pd.DataFrame:
+    """Figures of detectors or of a camera in the columns and to the digits that a leaderboard keeps."""
+    names = BESIDE[what]
+    told = found.reindex(columns=list(names)).copy()
+    for name in names[len(KEY) + 2 :]:
+        told[name] = pd.to_numeric(told[name], errors="coerce").round(_DIGITS)
+    return told.assign(adaptive=told["adaptive"].astype(str).str.lower())
 
 
 def _clock(trial: Trial, told: Told) -> dict[str, Any]:

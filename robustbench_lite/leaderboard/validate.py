@@ -29,7 +29,7 @@ def faults(path: Path) -> list[str]:
     board = Board.read(path)
     found = list(_of_rows(board))
     if not found:
-        again = Board.of(board.rows, board.samples, board.timings)
+        again = Board.of(board.rows, board.samples, board.timings, board.beside)
         if again.text() != board.text():
             found.append("the rows are not in the order, or do not have the ranks, that their samples give")
     toml = path.with_suffix(".toml")

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def make(
     slice: str = "one",
     seconds: float = 1.0,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
+    physical: pd.DataFrame | None = None,
 ) -> Board:
     """`make({"none": {"pgd": "RRB"}})`: defense -> attack -> letters. An attack that ends in `*` is adaptive.
 
@@ -56,6 +58,7 @@ def make(
         for defense, flag in (flags or {}).items()
     ]
     about = Told(environment={"systems": known, "device": "cpu"}, slice=slice, plan="p", timings=timings)
+    about = about if physical is None else replace(about, physical=physical)
     return found_of(records, about, pd.DataFrame(fired)).ranked()
 
 

@@ -108,6 +108,30 @@ def test_files_come_back_and_give_the_same_bytes(make_board, tmp_path: Path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
 
 
+def test_detectors_and_a_camera_have_their_figures_beside_the_ranks(make_board, tmp_path: Path):
+    """Two of four examples are wrong; one of these scores above every clean image."""
+    scores = {"pgd": {"clean_score": [0.1, 0.2, 0.3, 0.4], "score": [0.1, 0.9, 0.25, 0.1]}}
+    seen = {"dataset": "digits", "model": "small-cnn", "defense": "guard", "threat": "Linf:0.2", "attack": "pgd"}
+    camera = seen | {"adaptive": True, "n": 4, "draws": 20, "right_without_camera": 0.5, "accuracy": 0.625}
+    camera |= {"adversariality": 0.375, "destruction": 0.25, "destruction_low": 0.1, "destruction_high": 0.7}
+    board = make_board({"guard": {"pgd*": "RBBR"}}, columns=scores, physical=pd.DataFrame([camera]))
+    page, path = markdown(board, PLAN, "board"), tmp_path / "board.csv"
+    assert "| small-cnn | guard | pgd | knows it | 0.750 | 50.0 | 0.0 | 50.0 | 0.0 | 50.0 |" in page
+    assert "| small-cnn | guard | pgd | knows it | 4 | 20 | 50.0 | 62.5 | 37.5 | 25.0 [10.0, 70.0] |" in page
+    board.write(path, page)
+    again = Board.read(path)
+    assert markdown(again, PLAN, "board") == page
+    assert list(again.beside) == ["detection", "physical"]
+    assert "Behind the camera" in tables.text(shown(again), 160)
+    assert list(again.merged([make_board({"none": {"pgd": "RBBR"}})]).beside) == ["detection", "physical"]
+    assert make_board({"guard": {"pgd": "RBBR"}}).beside == {}
+    path.with_suffix(".toml").write_text("[leaderboard]\ntitle = 'A board'\n")
+    assert not [fault for fault in faults(path) if "is not what" in fault]
+    beside = tmp_path / "board.detection.csv"
+    beside.write_text(beside.read_text().replace("0.75", "0.99"))
+    assert [fault for fault in faults(path) if "is not what" in fault]
+
+
 def test_merging_ranks_all_together_and_takes_the_last(make_board):
     one = make_board({"none": {"pgd": "B" * 20}, "x": {"pgd": "R" * 10 + "B" * 10}})
     two = make_board({"x": {"pgd": "R" * 20}, "y": {"fgsm": "R" * 20}})
