@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.attack import Attack, craft, resolve_attack
 from robustbench_lite.attacks.options import at_least, between
+from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Adaptivity, Defense, Workshop
 from robustbench_lite.defenses.robust import with_radius
 from robustbench_lite.errors import UserError
@@ -73,17 +74,25 @@ class DetectorDefense(Defense):
 
     A subclass says what is fitted (`fit`) and how the score is computed from it (`scorer`). Of the training images that
     are looked at, drawn by the seed, a quarter is held out of the fit, and the threshold set there: the lowest one that
-    rejects no more than the share `fpr` of them. The classifier itself may have learned from these images; what it
-    rejects of new ones is in the results.
+    rejects no more than the share `fpr` of them. The classifier itself may have learned from these images, unless a share
+    of them is kept `apart`: then it is trained without, and the threshold is set on them. What it rejects of new ones is
+    in the results.
     """
 
     adaptivity: ClassVar[Adaptivity] = "adaptive"
     fpr: float = 0.05
     images: int = 4000
+    apart: float = 0.0
 
     def __post_init__(self) -> None:
         between(self, "fpr", 0, 1)
         at_least(self, "images", 16)
+        if not 0 <= self.apart < 1:
+            raise UserError(f"{self.name}: apart={self.apart:g}; accepted: 0 to less than 1, such as 0.2")
+
+    def kept_apart(self) -> float:
+        """What the threshold is set on."""
+        return self.apart
 
     def fit(self, bench: Bench, threat: Threat | None) -> Fitted:
         """Whatever the score needs, by name; tensors of any type."""
@@ -121,10 +130,13 @@ class DetectorDefense(Defense):
         return False
 
     def _fitted(self, system: System, workshop: Workshop) -> Fitted:
-        bench = _bench(system, workshop, self.images)
-        cut = max(1, round(HELD_OUT * len(bench.x)))
-        rows = torch.arange(len(bench.x), device=bench.x.device)
-        held, rest = bench[rows[:cut]], bench[rows[cut:]]
+        rest = _bench(system, workshop, workshop.train, self.images)
+        if workshop.apart is not None:
+            held = _bench(system, workshop, workshop.apart, self.images)
+        else:
+            cut = max(1, round(HELD_OUT * len(rest.x)))
+            rows = torch.arange(len(rest.x), device=rest.x.device)
+            held, rest = rest[rows[:cut]], rest[rows[cut:]]
         fitted = self.fit(rest, self.learned_from(workshop))
         scores = held.over(self.scorer(system, fitted).to(workshop.device).eval(), random=self.random)
         return {**fitted, "threshold": threshold_at(self.fpr, scores)}
@@ -204,9 +216,9 @@ def threshold_at(fpr: float, scores: Tensor) -> Tensor:
     return ranked[len(ranked) - 1 - above].clone()
 
 
-def _bench(system: System, workshop: Workshop, most: int) -> Bench:
-    """Training images drawn by the seed."""
-    data, count = workshop.train, min(most, len(workshop.train))
+def _bench(system: System, workshop: Workshop, data: Dataset, most: int) -> Bench:
+    """Images drawn by the seed."""
+    count = min(most, len(data))
     chosen = np.random.default_rng([workshop.seed, 0xDE7EC7]).permutation(len(data))[:count]
     x, y = data.batch(chosen), data.labels_at(chosen)
     draws = Draws.for_images(workshop.seed, x, y)

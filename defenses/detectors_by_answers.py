@@ -23,7 +23,8 @@ class SoftmaxThreshold(DetectorDefense):
 
     Args:
         fpr: share of clean held-out images that are rejected; sets the threshold.
-        images: training images to look at, at most.
+        images: training images to look at, at most. apart: share of them that the classifier, trained without them, has
+            not learned from, to set the threshold on; 0 takes some that it may have.
     """
 
     name: ClassVar[str] = "softmax-threshold"
@@ -59,7 +60,8 @@ class FeatureSqueezing(DetectorDefense):
 
     Args:
         fpr: share of clean held-out images that are rejected; sets the threshold.
-        images: training images to look at, at most.
+        images: training images to look at, at most. apart: share of them that the classifier, trained without them, has
+            not learned from, to set the threshold on; 0 takes some that it may have.
         bits: of the rounded version; left out, 1 for grey images and 5 for others, the paper's.
         window: side of the median's window, in pixels; 1 leaves the median out.
     """

@@ -29,7 +29,8 @@ class KernelDensity(DetectorDefense):
 
     Args:
         fpr: share of clean held-out images that are rejected; sets the threshold.
-        images: training images to look at, at most.
+        images: training images to look at, at most. apart: share of them that the classifier, trained without them, has
+            not learned from, to set the threshold on; 0 takes some that it may have.
         bandwidth: of the kernel; left out, chosen by likelihood.
     """
 

@@ -43,6 +43,8 @@ class MagNet(DetectorDefense):
 
     Args:
         fpr: share of the held-out training images that the threshold rejects. images: most training images to learn from.
+        apart: share of them that the classifier, trained without them, has not learned from, to set the threshold on; 0
+            takes some that it may have.
         sigma: of the noise that the autoencoders learn to take out. width: channels of their convolutions; 3 in the paper,
             which small data does not teach in short time.
         divergence: use the Jensen-Shannon divergence; left out, on colour images alone.

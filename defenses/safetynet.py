@@ -30,7 +30,8 @@ class SafetyNet(TaughtDetector):
 
     Args:
         fpr: share of clean held-out images that are rejected; sets the threshold.
-        images: training images to look at, at most.
+        images: training images to look at, at most. apart: share of them that the classifier, trained without them, has
+            not learned from, to set the threshold on; 0 takes some that it may have.
         attacks: whose successful examples it learns, joined by `+`. threat: under which they are made; left out, the first
             threat of the evaluation that has a radius.
         layers: how many of the last activations it looks at.

@@ -34,6 +34,8 @@ class Workshop:
             of its own trains against the first of them.
         seed: of the training. device: where to train. progress: a callable (done, total, text) or None.
         scratch: where a training may keep what it needs to go on after a kill; None keeps nothing.
+        apart: training images that the weights have not learned from, of the share that a defense keeps apart; None where
+            it keeps none apart.
     """
 
     train: Dataset
@@ -42,6 +44,7 @@ class Workshop:
     device: torch.device = torch.device("cpu")
     progress: Any = None
     scratch: Path | None = None
+    apart: Dataset | None = None
 
     def part(self, defense: "Defense", system: System, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What a defense fits besides a network's weights (support vectors, class means), kept by content.
@@ -62,6 +65,8 @@ class Workshop:
             "device": self.device.type,
             "threads": torch.get_num_threads(),
         }
+        if self.apart is not None:
+            facts["apart"] = self.apart.digest()
         return load_or_make(content_key(facts), make)
 
 
@@ -91,6 +96,10 @@ class Defense:
         weights alone.
         """
         return system
+
+    def kept_apart(self) -> float:
+        """The share of the training images that the weights must not learn from, because this defense is set on them."""
+        return 0.0
 
     def recipe(self, workshop: Workshop) -> dict[str, Any]:
         """Everything besides data, architecture and seed that decides the trained weights, for cache key and card."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from robustbench_lite import training
 from robustbench_lite.cache import Card, content_key, load_or_train
+from robustbench_lite.data.parts import part
 from robustbench_lite.defense import Defense, Workshop
 from robustbench_lite.errors import UserError
 from robustbench_lite.fingerprint import source_digest
@@ -49,10 +50,33 @@ def defended_system(
     trainer, wrappers = _roles(chain)
     trained = not isinstance(source, LoadedModel) or source.trained
     given = trainer is None and trained
+    share = max((defense.kept_apart() for defense in wrappers), default=0.0)
+    if share:
+        asking = next(defense for defense in wrappers if defense.kept_apart() == share)
+        if given:
+            raise UserError(
+                f"{asking} keeps training images apart, and the weights are given: nobody knows what they have learned "
+                "from; leave apart out, or name an architecture to train"
+            )
+        workshop = _always(_parted(workshop(), share))
     system = _as_given(source) if given else _trained(source, trainer, workshop(), changes or {}, use_cache)
     for defense in wrappers:
         system = defense.defend(system, workshop())
     return system
+
+
+def _parted(workshop: Workshop, share: float) -> Workshop:
+    """The workshop with a stratified share of its training images kept apart."""
+    data = workshop.train
+    learned, apart = training.split(data.labels, share, training.derive(workshop.seed, "apart"))
+    return Workshop(
+        train=part(data, learned), apart=part(data, apart), threats=workshop.threats, seed=workshop.seed,
+        device=workshop.device, progress=workshop.progress, scratch=workshop.scratch,
+    )  # fmt: skip
+
+
+def _always(workshop: Workshop) -> Callable[[], Workshop]:
+    return lambda: workshop
 
 
 def _roles(chain: Sequence[Defense]) -> tuple[Defense | None, list[Defense]]:

@@ -8,7 +8,7 @@ measures a model in training, `validation` is what early stopping looks at.
 from robustbench_lite.training.average import Average
 from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate, Watch
 from robustbench_lite.training.history import Epoch, Fitted, Moment, Score
-from robustbench_lite.training.loop import fit, threads_for
+from robustbench_lite.training.loop import fit, split, threads_for
 from robustbench_lite.training.measure import accuracy, clean_validation, validation, watching_attack
 from robustbench_lite.training.mixture import Mixture
 from robustbench_lite.training.options import TrainingOptions
@@ -44,6 +44,7 @@ __all__ = [
     "fit",
     "fresh_copy",
     "seeded",
+    "split",
     "standard_recipe",
     "standard_training",
     "start_from",

@@ -264,7 +264,16 @@ def test_a_system_has_one_detector():
 @pytest.mark.parametrize(
     "text",
     [
-        *("kde:fpr=0", "kde:fpr=1", "kde:images=3", "kde:bandwidth=0", "lid:batch=5", "lid:neighbours=1"),
+        *(
+            "kde:fpr=0",
+            "kde:fpr=1",
+            "kde:apart=1",
+            "kde:apart=-0.1",
+            "kde:images=3",
+            "kde:bandwidth=0",
+            "lid:batch=5",
+            "lid:neighbours=1",
+        ),
         *(
             "mahalanobis:layers=0",
             "mahalanobis:magnitude=-0.1",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from learners import SHAPE, blobs, plain, same, system_of, weights
@@ -10,6 +11,7 @@ from torch import nn
 
 from robustbench_lite import training, zoo
 from robustbench_lite.attack import resolve_attack
+from robustbench_lite.data.parts import part
 from robustbench_lite.defense import Defense, Workshop, resolve_defense
 from robustbench_lite.defenses.adversarial_training import AdversarialTraining
 from robustbench_lite.errors import UserError
@@ -215,6 +217,32 @@ def test_data_that_does_not_fit_the_model_is_refused():
         build(loaded(), "none", shop(train=replace(blobs(), shape=(1, 28, 28))))
     with pytest.raises(UserError, match="labels reach 5 but linear has 4 classes"):
         build(loaded(), "none", shop(train=blobs(classes=6)))
+
+
+def test_what_is_kept_apart_is_not_learned_from_and_sets_the_threshold():
+    data = blobs(160)
+    shop = Workshop(train=data, seed=3)
+    found = zoo.load("linear", num_classes=4, input_shape=SHAPE)
+    system = defended_system(
+        found, resolve_defense("softmax-threshold:apart=0.25,fpr=0.1"), lambda: shop, changes=CHANGES
+    )
+    learned, apart = training.split(data.labels, 0.25, training.derive(3, "apart"))
+    assert len(apart) == 40
+    assert set(np.bincount(data.labels[apart])) == {10}
+    alone = defended_system(
+        found, resolve_defense("none"), lambda: replace(shop, train=part(data, learned)), changes=CHANGES
+    )
+    assert same(weights(system.model), weights(alone.model))
+    scores = system(data.batch(apart)).reject
+    assert scores is not None
+    assert int((scores > 0).sum()) == 4
+    assert float(scores.sort().values[-5]) == 0
+
+
+def test_given_weights_cannot_keep_images_apart():
+    (defense,) = resolve_defense("kde:apart=0.25")
+    with pytest.raises(UserError, match="nobody knows what they have learned from; leave apart out"):
+        defended_system(system_of(plain()), (defense,), lambda: Workshop(train=blobs()))
 
 
 def test_a_detector_is_not_trained_away_in_silence():
