@@ -80,6 +80,7 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
         if behind and own is None:
             yield Try(text=text, attack=attack, blind=True)
         if averages and subject.system.randomised:
+            _payable(text, attack, averages)
             if written == text or written not in attacks:  # or it runs as what the user wrote
                 yield Try(text=written, attack=attack, eot=averages)
         elif not behind:
@@ -122,3 +123,14 @@ def check(plan: Plan, attacks: Mapping[str, Attack], threats: Mapping[str, Threa
                 )
             if draws_of(text) == 0:
                 raise UserError(f"{text}: accepted: eot from 1")
+            if (own := draws_of(text)) is not None:
+                _payable(text, attack, own)
+            elif able(attack, threat) and (plan.eot is not None or plan.physical is not None):
+                _payable(text, attack, EOT_DRAWS if plan.eot is None else plan.eot)
+
+
+def _payable(text: str, attack: Attack, draws: int) -> None:
+    """Refuse an average of which the attack's budget does not pay for one: it would ask nothing, and break nothing."""
+    for stage in attack.stages():
+        if stage.budget is not None and stage.budget < draws:
+            raise UserError(f"{text}: {stage.budget} queries do not pay for one average over {draws} draws (--eot)")

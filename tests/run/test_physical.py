@@ -283,6 +283,8 @@ def test_an_average_that_the_user_wrote_and_the_camera_wants_runs_once() -> None
         ({"physical": "none", "verdict_draws": 5}, "verdict_draws=5; accepted: 10"),
         ({"physical": "none", "attacks": "noise:draws=3,eot=4"}, "cannot average"),
         ({"physical": "none", "attacks": "pgd:eot=0"}, "eot from 1"),
+        ({"physical": "none", "attacks": "square:queries=9"}, "9 queries do not pay for one average over 10 draws"),
+        ({"physical": "none", "attacks": "square:queries=9,eot=12"}, "9 queries do not pay for one average over 12"),
         ({"physical": "none", "attacks": "pgd,eot=5"}, "cannot read 'pgd,eot=5'"),
     ],
 )
