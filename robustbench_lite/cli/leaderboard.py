@@ -1,14 +1,17 @@
 """`rbl leaderboard`: tables that are made from records by a plan, never by hand."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_lite.cli.options import DataRoot, Quiet, option
-from robustbench_lite.cli.printing import complain, show
+from robustbench_lite.cli.printing import complain, show, show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from robustbench_lite.leaderboard.generators import GeneratorPlan
 
 EXAMPLES = """\b
 Examples:
@@ -61,16 +64,23 @@ def build(
     """Run the plan of a leaderboard, and write what its records say, ranked.
 
     NAME.csv has the figures, NAME.samples.csv which images each attack leaves, NAME.timings.csv the clocks, NAME.md the
-    page. What was evaluated before is not evaluated again, and the same records give the same bytes.
+    page. What was evaluated before is not evaluated again, and the same records give the same bytes. Figures of detectors and
+    of a camera stand in NAME.detection.csv and NAME.physical.csv. A plan with [[training]] is one of generators: they are
+    trained and measured, and nobody is ranked.
     """
     from robustbench_lite.leaderboard.build import build as make
+    from robustbench_lite.leaderboard.generators import GeneratorPlan
     from robustbench_lite.leaderboard.page import markdown, shown
     from robustbench_lite.leaderboard.plan import BoardPlan
 
-    given = BoardPlan.load(plan)
     target = out or plan.with_suffix(".csv")
     _named_csv(target)
     place = runs / plan.stem
+    generators = GeneratorPlan.load(plan)
+    if generators is not None:
+        _build_generators(generators, target, place, data_root, quiet=quiet)
+        return
+    given = BoardPlan.load(plan)
     with (
         stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
         Bars(cells=given.cells, quiet=quiet) as bars,
@@ -81,9 +91,36 @@ def build(
     print("Written: " + ", ".join(str(path) for path in written))
 
 
+def _build_generators(plan: "GeneratorPlan", target: Path, place: Path, data_root: Path | None, *, quiet: bool) -> None:
+    from robustbench_lite.leaderboard import generators
+
+    with (
+        stoppable(f"what was trained and measured is kept in {place}, and the same command goes on from there"),
+        Bars(quiet=quiet) as bars,
+    ):
+        written = generators.build(
+            plan, target, place, data_root=data_root, progress=bars.training, begin=bars.begin
+        )  # fmt: skip
+    _show_generators(target)
+    print("Written: " + ", ".join(str(path) for path in written))
+
+
+def _show_generators(file: Path) -> None:
+    from robustbench_lite.leaderboard import generators
+
+    for data, part in generators.parts(generators.read(file)):
+        print(data)
+        show_frame(part)
+
+
 @app.command("show", epilog=SHOW_EXAMPLES)
 def show_board(file: Annotated[Path, _File]) -> None:
     """Print a leaderboard."""
+    from robustbench_lite.leaderboard import generators
+
+    if generators.is_table(file):
+        _show_generators(file)
+        return
     from robustbench_lite.leaderboard.board import Board
     from robustbench_lite.leaderboard.page import shown
 
@@ -135,12 +172,19 @@ def diff(
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.csv...", help="Leaderboards.", show_default=False)],
 ) -> None:
-    """Compute again what can be, from the samples of each leaderboard; exit code 1 where one says something else."""
+    """Compute again what can be, from the samples of each leaderboard; exit code 1 where one says something else.
+
+    What lies beside a leaderboard (NAME.samples.csv and the like) is looked at with it.
+    """
+    from robustbench_lite.leaderboard import generators
+    from robustbench_lite.leaderboard.board import belongs_to_another
     from robustbench_lite.leaderboard.validate import faults
 
     wrong = 0
     for file in files:
-        found = faults(file)
+        if belongs_to_another(file):
+            continue
+        found = list(generators.faults(file)) if generators.is_table(file) else faults(file)
         wrong += len(found)
         for fault in found:
             complain(f"{file}: {fault}")

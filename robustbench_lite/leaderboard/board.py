@@ -141,6 +141,12 @@ class Board:
         return replace(self, rows=rows.reset_index(drop=True))
 
 
+def belongs_to_another(path: Path) -> bool:
+    """Whether a file is not a leaderboard but lies beside one: NAME.samples.csv and the like, of a NAME.csv that is there."""
+    stem, _, what = path.stem.rpartition(".")
+    return what in ("samples", "timings", *BESIDE) and path.with_name(f"{stem}.csv").exists()
+
+
 def _joined(old: pd.DataFrame, more: pd.DataFrame, new: Collection[Key]) -> pd.DataFrame:
     """Both, without the old lines of systems that are new."""
     if not len(old):

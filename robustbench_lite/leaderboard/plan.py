@@ -68,7 +68,7 @@ class BoardPlan:
             raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
         own, external = table.pop("leaderboard", {}), table.pop("external", [])
         what = f"the plan {str(path)!r}"
-        _known(own, _OWN, f"{what}: [leaderboard]")
+        known_keys(own, _OWN, f"{what}: [leaderboard]")
         plan = Plan.from_toml(tomli_w.dumps(table), what)
         seeds = own.get("seeds", [plan.seed])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
@@ -87,7 +87,7 @@ def plan_digest(plan: Plan) -> str:
 
 
 def _external(table: Mapping[str, Any], what: str) -> External:
-    _known(table, _EXTERNAL, f"{what}: [[external]]")
+    known_keys(table, _EXTERNAL, f"{what}: [[external]]")
     absent = [name for name in ("model", "robust", "source") if name not in table]
     if absent:
         raise UserError(f"{what}: [[external]] has no {absent[0]}; it needs model, robust and source")
@@ -98,7 +98,12 @@ def _external(table: Mapping[str, Any], what: str) -> External:
     return External(robust=float(robust), **texts)
 
 
-def _known(table: Mapping[str, Any], accepted: tuple[str, ...], what: str) -> None:
+def known_keys(table: Mapping[str, Any], accepted: tuple[str, ...], what: str) -> None:
+    """Refuse a table with a key that nobody reads.
+
+    Raises:
+        UserError: it has one, or is no table.
+    """
     if not isinstance(table, Mapping):
         raise UserError(f"{what} is no table; accepted: {', '.join(accepted)}")
     for name in table:

@@ -1,0 +1,117 @@
+"""Leaderboards of generators: a plan of trainings becomes a table and a page, and the table is held to both."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustbench_lite.cli import main
+from robustbench_lite.errors import UserError
+from robustbench_lite.generators.quality.published import Row, table
+from robustbench_lite.leaderboard import generators
+from robustbench_lite.leaderboard.generators import GeneratorPlan, faults, page, read
+
+PLAN = """
+[leaderboard]
+title = "Two on a grid"
+about = "What this is."
+[measure]
+repeats = 2
+[[training]]
+generator = "gan"
+dataset = "grid"
+seeds = [0, 1]
+epochs = 2
+"""
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A table with a row of ours and those of papers, its plan and its page."""
+    path = tmp_path / "two.csv"
+    mine = Row(generator="gan", data="grid", figures={"modes": 20.5, "modes_sd": 0.71}, setting="2 epochs, 2 seeds")
+    path.write_text(table([mine]).to_csv(index=False, float_format="%.6g"))
+    path.with_suffix(".toml").write_text(PLAN)
+    plan = GeneratorPlan.load(path.with_suffix(".toml"))
+    assert plan is not None
+    path.with_suffix(".md").write_text(page(read(path), plan, "two"))
+    return path
+
+
+def test_a_page_shows_ours_beside_those_of_papers(board: Path):
+    told = board.with_suffix(".md").read_text()
+    assert "| gan | 20.5 ± 0.71 |" in told
+    assert "| pacgan2 | 23.8 ± 0.7 |" in told
+    assert "Built from [two.toml](two.toml) by `rbl leaderboard build two.toml`" in told
+    assert list(faults(board)) == []
+
+
+@pytest.mark.parametrize(
+    "edit, fault",
+    [
+        (lambda text: text.replace("20.5", "25"), "two.md is not what two.csv and two.toml give"),
+        (
+            lambda text: text.replace("23.8", "25"),
+            "pacgan2 on grid: Lin et al. 2018, arXiv 1712.04086 does not tell that",
+        ),
+        (
+            lambda text: text.replace("\ngan,grid,measured", "\nvae,grid,measured"),
+            "gan on grid is in the plan and not in",
+        ),
+    ],
+)
+def test_an_edited_table_is_caught(board: Path, edit: Callable[[str], str], fault: str):
+    board.write_text(edit(board.read_text()))
+    assert any(fault in one for one in faults(board))
+
+
+def test_the_commands_know_the_kind(board: Path, capsys: pytest.CaptureFixture[str]):
+    (board.parent / "two.timings.csv").write_text("generator,data,kind,setting,training_seconds\n")
+    assert main(["leaderboard", "validate", str(board), str(board.parent / "two.timings.csv")]) == 0
+    assert capsys.readouterr().out == f"{board}: sound\n"
+    assert main(["leaderboard", "show", str(board)]) == 0
+    assert "20.5 ± 0.71" in capsys.readouterr().out
+
+
+def test_the_plan_of_an_evaluation_is_another_kind(tmp_path: Path):
+    path = tmp_path / "plan.toml"
+    path.write_text('dataset = "digits"\n')
+    assert GeneratorPlan.load(path) is None
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("epochs", "epoch", "unknown key 'epoch'; did you mean 'epochs'?"),
+        ("repeats", "repeat", "unknown key 'repeat'; did you mean 'repeats'?"),
+        ("[0, 1]", "3", "seeds = 3; accepted: a list of whole numbers"),
+        ('generator = "gan"\n', "", "has no generator"),
+    ],
+)
+def test_a_plan_that_is_not_understood_is_refused(tmp_path: Path, old: str, new: str, message: str):
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        GeneratorPlan.load(path)
+    assert message in str(caught.value)
+
+
+def test_a_plan_is_trained_measured_and_written_and_again_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RBL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "two.toml"
+    path.write_text(PLAN.replace('"gan"', '"gan:width=8,discriminator_width=8"'))
+    plan = GeneratorPlan.load(path)
+    assert plan is not None
+    written = generators.build(plan, tmp_path / "two.csv", tmp_path / "runs")
+    assert {one.name for one in written} == {"two.csv", "two.md", "two.timings.csv"}
+    before = {one: one.read_bytes() for one in written}
+    assert generators.build(plan, tmp_path / "two.csv", tmp_path / "runs") == written
+    assert {one: one.read_bytes() for one in written} == before
+    found = read(tmp_path / "two.csv")
+    assert "training_seconds" not in found.columns
+    assert found["setting"].iloc[0].endswith("2 seeds")
+    assert list(faults(tmp_path / "two.csv")) == []
+    assert pd.read_csv(tmp_path / "two.timings.csv")["training_seconds"].iloc[0] >= 0
