@@ -63,6 +63,18 @@ def test_without_a_gradient_nothing_moves(norm: str, eps: float, spec: str) -> N
     assert torch.equal(craft(resolve_attack(spec), blind, x, Goal(y=y), Threat(norm=norm, eps=eps), draws), x)
 
 
+@pytest.mark.parametrize("norm, eps", BALLS)
+def test_momentum_outlives_a_point_without_a_gradient(norm: str, eps: float) -> None:
+    # Divided by their mean size, as in torchattacks, gradients of zero make a momentum that is no number ever after.
+    blind, seeing = System(model=Constant(), num_classes=3, input_shape=(1, 4, 4)), affine()
+    x, y, draws = samples(seeing, 6)
+    attack, threat, goal = resolve_attack("mifgsm:steps=3"), Threat(norm=norm, eps=eps), Goal(y=y)
+    state = attack.start(x, goal, threat, draws, None)  # type: ignore[arg-type]  # it asks nothing
+    for system in (blind, seeing):
+        state = attack.step(state, Oracle(system, Needs.GRADIENTS, x, goal, threat, draws))
+    assert bool((state.adv != x).flatten(1).any(1).all())
+
+
 class Constant(nn.Module):
     """Says the same of every image, with a gradient of zero."""
 
