@@ -66,7 +66,7 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
     hidden = subject.hides and not behind
     if hidden and plan.adaptive != "yes":
         for text, attack in attacks.items():
-            if draws_of(text) is None:
+            if draws_of(text) is None and not (plan.adaptive == "both" and _knows_all(attack, subject)):
                 yield Try(text=text, attack=attack, plain=True)
     if hidden and plan.adaptive == "no":
         return
@@ -76,6 +76,8 @@ def tries(plan: Plan, subject: Subject, attacks: Mapping[str, Attack], threat: T
     for text, attack in attacks.items():
         own = draws_of(text)
         averages = own if own is not None else usual if able(attack, threat) else 0
+        if averages and own is None and (most := _averages(attack)):
+            averages = most if behind else 0  # the attack's own draws are asked for whatever is said here
         written = text if own is not None else with_eot(text, averages)
         if behind and own is None:
             yield Try(text=text, attack=attack, blind=True)
@@ -95,6 +97,19 @@ def _same_for_all(attack: Attack, subject: Subject) -> bool:
     system, needs = subject.system, needs_of(attack)
     blind = needs in (Needs.NOTHING, Needs.LABELS) or (needs is Needs.SCORES and system.differentiable_as is None)
     return blind and system.detector is None and not system.randomised
+
+
+def _averages(attack: Attack) -> int:
+    """The draws of an attack that averages by itself, as `autoattack:version=rand` does; 0 of any other."""
+    draws = [0 if stage.eot is None else stage.eot.draws for stage in attack.stages()]
+    return max(draws) if all(draws) else 0
+
+
+def _knows_all(attack: Attack, subject: Subject) -> bool:
+    """Whether it runs as by who knows the defense in any case: it averages, and to average is all there is to know."""
+    system = subject.system
+    known = system.differentiable_as is None and system.detector is None
+    return _averages(attack) > 0 and known and not any(part.hidden for part in system.purifiers)
 
 
 def with_eot(text: str, draws: int) -> str:
@@ -125,7 +140,7 @@ def check(plan: Plan, attacks: Mapping[str, Attack], threats: Mapping[str, Threa
                 raise UserError(f"{text}: accepted: eot from 1")
             if (own := draws_of(text)) is not None:
                 _payable(text, attack, own)
-            elif able(attack, threat) and (plan.eot is not None or plan.physical is not None):
+            elif able(attack, threat) and not _averages(attack) and (plan.eot is not None or plan.physical is not None):
                 _payable(text, attack, EOT_DRAWS if plan.eot is None else plan.eot)
 
 

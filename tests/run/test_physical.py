@@ -274,6 +274,17 @@ def test_an_average_that_the_user_wrote_and_the_camera_wants_runs_once() -> None
     assert result.table["attack"].tolist() == [*attacks, "worst-case"]
 
 
+def test_an_attack_that_averages_by_itself_runs_once_and_is_called_by_its_own_draws() -> None:
+    plain = two_layers()
+    x, y, _ = samples(plain, 12)
+    attack, given = "apgd:steps=2,eot_draws=3", {"threat": "Linf:0.05", **QUIET}
+    system = plain.with_random_purifier(shaken, name="noise")
+    records = rbl.evaluate(system, x, y, attacks=attack, **given).records
+    assert set(zip(records["attack"], records["adaptive"], strict=True)) == {(attack, True)}
+    behind = rbl.evaluate(plain, x, y, attacks=attack, physical=SHAKY, **given).records
+    assert set(behind["attack"]) == {attack, f"{attack},eot=3"}
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
