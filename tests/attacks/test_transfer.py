@@ -15,6 +15,7 @@ from toys import affine, samples, two_layers
 
 import robustbench_lite as rbl
 from robustbench_lite.attack import Model, craft, resolve_attack
+from robustbench_lite.attacks.gradient import MIFGSM
 from robustbench_lite.attacks.transfer import Transfer, placed, smoothed
 from robustbench_lite.cache import cache_dir
 from robustbench_lite.data.tensors import from_tensors
@@ -190,6 +191,14 @@ def test_a_gradient_of_zero_does_no_harm_on_one_channel(options: dict[str, Any])
     adv = crafted(of(flat, **options), x, torch.zeros(5, dtype=torch.int64))
     assert bool(adv.isfinite().all())
     assert torch.equal(adv, x)
+
+
+def test_diversity_and_smoothing_keep_the_momentum() -> None:
+    # In torchattacks the decay of both is 0, and the momentum off.
+    attack = resolve_attack("transfer:di=0.5,ti=3")
+    assert isinstance(attack, Transfer)
+    assert isinstance(attack.attack, MIFGSM)
+    assert attack.attack.momentum == 1
 
 
 @pytest.mark.parametrize("options", [{"di": 0.7}, {"ti": 3, "di": 0.5, "si": 2}])
