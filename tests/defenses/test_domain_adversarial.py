@@ -5,14 +5,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import blobs, lively, plain, same, system_of, weights
+from learners import blobs, lively, plain, same, stop_after, system_of, weights
 from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
 from robustbench_lite import training, zoo
 from robustbench_lite.attack import resolve_attack
 from robustbench_lite.defense import Workshop, resolve_defense
-from robustbench_lite.defenses.domain_adversarial import DomainAdversarial, Quick, reverse, strength_at
+from robustbench_lite.defenses.domain_adversarial import (
+    DomainAdversarial,
+    confusion,
+    practise,
+    reverse,
+    standardised,
+    strength_at,
+)
 from robustbench_lite.defenses.nuisances import KINDS, Nuisance, rotated
 from robustbench_lite.defenses.probing import features, probe, tapped, width_at
 from robustbench_lite.errors import UserError
@@ -144,25 +151,81 @@ def test_only_what_looks_at_a_threat_needs_one():
     assert "threat" not in quick().recipe(shop())
 
 
-def test_the_head_moves_ten_times_as_fast_and_starts_like_any_other():
-    layer = Quick(500, 3)
-    h = torch.ones((1, 500))
-    before = layer(h)
-    assert float(before.detach().abs().max()) < 3
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-4)
-    layer(h)[0, 0].backward()
-    optimizer.step()
-    # The slope is ten times as large and its effect once more.
-    assert float((layer(h) - before)[0, 0].detach()) == pytest.approx(-1e-4 * 100 * 501, rel=1e-2)
+def test_features_are_standardised_so_that_nothing_hides_by_being_small():
+    h = torch.randn((50, 3), generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 100.0, 0.1]) + 5
+    seen = standardised(h)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.var(0, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
+    assert bool(standardised(torch.ones((4, 2))).eq(0).all())
+
+
+def test_confusion_is_the_divergence_from_a_uniform_answer_and_leaves_the_head_alone():
+    with training.seeded(0):
+        head = nn.Linear(4, 3)
+    h = torch.randn((7, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    value = confusion(head, h)
+    uniform = torch.full((7, 3), 1 / 3)
+    torch.testing.assert_close(value, F.kl_div(head(h).log_softmax(1), uniform, reduction="batchmean"))
+    value.backward()
+    assert h.grad is not None
+    assert all(parameter.grad is None for parameter in head.parameters())
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+    assert float(confusion(head, h).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_head_practises_by_plain_gradient_steps():
+    with training.seeded(0):
+        head, h, which = nn.Linear(4, 3), torch.randn((9, 4)), torch.arange(9) % 3
+    (grad,) = torch.autograd.grad(F.cross_entropy(head(h), which), [head.weight])
+    before = head.weight.detach().clone()
+    practise(head, h, which, 1)
+    torch.testing.assert_close(head.weight.detach(), before - 0.1 * grad)
+    assert head.weight.grad is None
+    kept = weights(head)
+    practise(head, h, which, 0)
+    assert same(kept, weights(head))
+
+
+@pytest.mark.parametrize("against", ["reversal", "confusion"])
+def test_a_killed_training_goes_on_bit_by_bit(against, tmp_path):
+    def trained(**options: object) -> nn.Module:
+        return quick(epochs=3, against=against).defend(system_of(lively()), shop(**options)).model
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(scratch=tmp_path, progress=stop_after(1))
+    assert same(weights(trained(scratch=tmp_path)), weights(trained()))
+
+
+@pytest.mark.slow
+def test_a_fresh_probe_finds_less_of_the_rotation_at_little_cost():
+    """On digits, in a layer of 32 units: what the head unlearns is gone, not only unlearned by the head."""
+    train, test = datasets.load("digits", "train"), datasets.load("digits", "test")
+    found = {}
+    for weight in (0.0, 1.0):
+        with training.seeded(0):
+            model = zoo.fresh_module("small-cnn:hidden=32", num_classes=10, input_shape=(1, 8, 8))
+        system = quick(epochs=60, batch_size=64, weight=weight).defend(
+            system_of(model, classes=10), shop(train=train, seed=0)
+        )
+        right = system(test.batch(range(450))).prediction() == test.labels_at(range(450))
+        assert float(right.double().mean()) > 0.9
+        found[weight] = system.notes["training"]["evidence"]["with"]
+    assert found[0.0]["linear"] > 0.9
+    assert found[1.0]["linear"] < 0.6
+    assert found[1.0]["mlp"] < 0.8
 
 
 @pytest.mark.slow
 def test_a_beaten_head_is_no_evidence():
-    """On digits the head ends at chance, and a fresh probe reads the rotation off the same features."""
+    """A head that takes one step for each of the network's, on digits: the probe reads the rotation all the same."""
     train, test = datasets.load("digits", "train"), datasets.load("digits", "test")
     with training.seeded(0):
         model = zoo.fresh_module("small-cnn", num_classes=10, input_shape=(1, 8, 8))
-    system = quick(epochs=15, batch_size=64).defend(system_of(model, classes=10), shop(train=train, seed=0))
+    system = quick(epochs=15, batch_size=64, head_steps=1).defend(
+        system_of(model, classes=10), shop(train=train, seed=0)
+    )
     told = system.notes["training"]
     assert told["last"]["loss"] > 0.9 * math.log(3)
     assert told["evidence"]["with"]["linear"] > 0.8
@@ -171,6 +234,6 @@ def test_a_beaten_head_is_no_evidence():
 
 
 def test_options_out_of_range_are_refused():
-    for options in ("weight=-1", "hidden=0", "nuisance=weather"):
+    for options in ("weight=-1", "hidden=0", "nuisance=weather", "head_steps=0", "against=both"):
         with pytest.raises(UserError):
             resolve_defense(f"domain-adversarial:{options}")
