@@ -88,7 +88,7 @@ def test_examples_in_the_help_are_understood(
     for name in ("train", "sample", "show"):
         monkeypatch.setattr(f"robustbench_lite.run.generate.{name}", reached)
     monkeypatch.setattr("robustbench_lite.run.verify.verify", reached)
-    for name in ("board.Board.read", "plan.BoardPlan.load", "validate.faults"):
+    for name in ("board.Board.read", "plan.BoardPlan.load", "generators.GeneratorPlan.load", "validate.faults"):
         monkeypatch.setattr(f"robustbench_lite.leaderboard.{name}", reached)
     for command in COMMANDS:
         here(*command.split(), "--help")
