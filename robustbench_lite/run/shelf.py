@@ -67,6 +67,7 @@ class Shelf:
         def made() -> Workshop:
             try:
                 shop = self.workshop()
+                _ = shop.train  # a workshop may look for its data as late as here
             except UserError as error:
                 raise UserError(
                     f"{text} has no weights, so it must be trained: {error}; or give ;weights=FILE"
