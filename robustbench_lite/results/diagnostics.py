@@ -46,7 +46,7 @@ def judged(name: str, value: float, n: int, detail: str = "") -> Diagnostic:
     """Fired if the value is above the threshold of that name, else clear; unchecked for NaN."""
     if math.isnan(value):
         return unchecked(name, detail)
-    status: Status = "fired" if value > THRESHOLDS[name].limit + _DUST else "clear"
+    status: Status = "fired" if value > THRESHOLDS[name].among(n) + _DUST else "clear"
     return Diagnostic(name=name, status=status, value=float(value), detail=detail, n=n)
 
 
@@ -226,8 +226,19 @@ def beaten(name: str, trial: Trial, needs: Mapping[str, str] | None = None) -> D
     common = by_weak.dropna().index.intersection(by_strong.dropna().index)
     if common.empty:
         return unchecked(name, "no sample has a verdict from both kinds of attack")
-    share = float(((by_weak[common] == 1) & (by_strong[common] == 0)).mean())
+    share = len(_alone(by_weak, by_strong)) / len(common)
     return judged(name, share, len(common), f"{weak_names} against {strong_names}")
+
+
+def alone(name: str, trial: Trial, needs: Mapping[str, str] | None = None) -> pd.Index:
+    """The samples that `beaten` counts."""
+    by_weak, by_strong = (_broken(trial, kind) for kind in sides(name, needs))
+    return pd.Index([]) if by_weak is None or by_strong is None else _alone(by_weak[0], by_strong[0])
+
+
+def _alone(by_weak: pd.Series, by_strong: pd.Series) -> pd.Index:
+    common = by_weak.dropna().index.intersection(by_strong.dropna().index)
+    return common[((by_weak[common] == 1) & (by_strong[common] == 0)).to_numpy()]
 
 
 def _broken(trial: Trial, kind: Callable[[str], bool]) -> tuple[pd.Series, str] | None:

@@ -5,14 +5,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """When a diagnostic fires: its quantity is above `limit`."""
+    """When a diagnostic fires: its quantity is above `limit`.
+
+    Args:
+        of_samples: the quantity is a share of samples. Of fewer than `HUNDRED` as many are forgiven as of a hundred: a
+            limit of 1 % lets one sample pass, also where it is one of twenty.
+    """
 
     quantity: str
     limit: float
     limit_text: str
     why: str
     source: str
+    of_samples: bool = False
 
+    def among(self, n: int) -> float:
+        """The limit for a quantity that was measured on n samples."""
+        return self.limit * max(1.0, HUNDRED / max(n, 1)) if self.of_samples else self.limit
+
+
+HUNDRED = 100
 
 THRESHOLDS: dict[str, Threshold] = {
     "invalid-examples": Threshold(
@@ -35,13 +47,15 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="0.5 %",
         why="random noise broke what no gradient attack broke: gradients are masked, or the attacks too weak",
         source="Athalye et al. 2018",
+        of_samples=True,
     ),
     "black-box-beats-gradient": Threshold(
         quantity="share of samples that an attack by scores or labels broke and no gradient attack did",
         limit=0.01,
         limit_text="1 %",
-        why="an attack without gradients broke what no gradient attack broke: gradients are masked",
+        why="an attack without gradients broke what no gradient attack broke: gradients are masked, or the attacks too weak",
         source="Croce et al. 2020; Athalye et al. 2018",
+        of_samples=True,
     ),
     "transfer-beats-gradient": Threshold(
         quantity="share of samples that another system's examples broke and no gradient attack did",
@@ -49,6 +63,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="0.5 %",
         why="examples crafted on another system broke what no gradient attack on this one broke: gradients are masked",
         source="Athalye et al. 2018; Carlini et al. 2019",
+        of_samples=True,
     ),
     "one-step-beats-iterative": Threshold(
         quantity="share of samples that a one-step attack broke and no iterative gradient attack did",
@@ -56,6 +71,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="0.5 %",
         why="one step broke what many steps did not: gradients are masked, or the steps badly set",
         source="Athalye et al. 2018",
+        of_samples=True,
     ),
     "zero-gradients": Threshold(
         quantity="share of correctly classified samples whose loss gradient is exactly zero",
@@ -70,6 +86,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="1 %",
         why="plain gradients vanish: what this defense claims under them says nothing",
         source="Athalye et al. 2018; Carlini and Wagner 2016",
+        of_samples=True,
     ),
     "loss-stands-still": Threshold(
         quantity="share of samples on which a climb of 8 steps never gets above the loss at the clean image",
@@ -77,6 +94,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="1 %",
         why="following the gradient does not raise the loss: it says nothing of where to go",
         source="Pintor et al. 2022",
+        of_samples=True,
     ),
     "gradients-mislead": Threshold(
         quantity="median error of the gradient against the slope measured along it, as a share",
@@ -91,6 +109,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="1 %",
         why="breaks were still coming when the budget ended: more steps or restarts would find more",
         source="Carlini et al. 2019",
+        of_samples=True,
     ),
     "doubling-breaks-more": Threshold(
         quantity="share of samples that twice the steps, under another seed, broke on top",
@@ -98,6 +117,7 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="2 %",
         why="the same attack with twice the steps and another start breaks more: this robust accuracy is too high",
         source="Carlini et al. 2019; Croce et al. 2020",
+        of_samples=True,
     ),
     "answers-vary": Threshold(
         quantity="1 if the same image is answered differently from time to time",

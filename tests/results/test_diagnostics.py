@@ -87,6 +87,15 @@ def test_a_black_box_attack_may_break_one_of_a_hundred_alone(make_records, only_
     assert found.detail == "square against pgd"
 
 
+@pytest.mark.parametrize("n", [3, 20, 92, 100, 1000])
+@pytest.mark.parametrize("name, forgiven", [("black-box-beats-gradient", 1), ("doubling-breaks-more", 2)])
+def test_of_fewer_than_a_hundred_samples_as_many_are_forgiven(name, forgiven, n):
+    forgiven *= max(1, n // 100)
+    assert d.judged(name, forgiven / n, n).status == "clear"
+    assert d.judged(name, (forgiven + 1) / n, n).status == "fired"
+    assert d.judged("noise-beats-gradient", 1 / n, n).status == ("clear" if n == 1000 else "fired")
+
+
 def test_what_is_a_black_box_attack_follows_from_needs(make_records):
     records = make_records({"mine": "BB", "pgd": "RR", "noise": "BB", "transfer": "BB"})
     assert d.black_box_beats_gradient(records).status == "unchecked"
@@ -101,9 +110,10 @@ def late(make_records, letters, break_forward, budget=100):
 
 
 def test_breaks_in_the_last_tenth_of_the_budget_are_late(make_records):
-    found = d.not_converged(late(make_records, {"pgd": "BBRR"}, [90, 91, -1, -1]))
-    assert (found.status, found.value, found.n) == ("fired", 1 / 4, 4)
-    assert d.not_converged(late(make_records, {"pgd": "BBRR"}, [90, 10, -1, -1])).status == "clear"
+    found = d.not_converged(late(make_records, {"pgd": "BBBR"}, [90, 91, 91, -1]))
+    assert (found.status, found.value, found.n) == ("fired", 2 / 4, 4)
+    assert d.not_converged(late(make_records, {"pgd": "BBBR"}, [90, 10, 91, -1])).status == "clear"  # one is forgiven
+    assert d.not_converged(late(make_records, {"pgd": "BBRR"}, [90, 10, -1, -1])).value == 0
 
 
 def test_a_late_break_of_what_another_attack_broke_is_forgiven(make_records):

@@ -1,7 +1,10 @@
 """Every check fires on a system that was built to have the fault, and is silent on honest ones, trained or not."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +13,11 @@ from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from robustbench_lite import data
+from robustbench_lite.results import diagnostics
 from robustbench_lite.results.thresholds import THRESHOLDS
+from robustbench_lite.run import probes
+from robustbench_lite.run.cell import Ran
+from robustbench_lite.threat import Threat
 
 PGD = "pgd:steps=20,restarts=2,objective=margin"
 #: what it takes another kind of attack, or another eps, to answer
@@ -168,8 +175,6 @@ def test_breaks_that_still_come_at_the_end_are_told(plain: nn.Module, images: tu
 def test_examples_from_elsewhere_that_beat_the_gradient_are_told(
     plain: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    from robustbench_lite.results import diagnostics
-
     x, y = images
     result = rbl.evaluate(
         Around(plain, before=rounding), x, y, attacks=[PGD, "noise:draws=50"], threat="Linf:0.2", diagnostics=False
@@ -178,3 +183,28 @@ def test_examples_from_elsewhere_that_beat_the_gradient_are_told(
     needs = {PGD: "gradients", "transfer:model=other": "nothing"}
     assert diagnostics.transfer_beats_gradient(records, needs).status == "fired"
     assert diagnostics.transfer_beats_gradient(result.records, needs).status == "unchecked"
+
+
+@pytest.mark.parametrize(
+    "alone, broken, norm, status, left",
+    [
+        (3, 2, "Linf", "clear", 0.01),
+        (3, 0, "Linf", "fired", 0.03),
+        (5, 5, "L2", "clear", 0.0),
+        (6, 6, "Linf", "fired", 0.06),  # too many for an accident: nobody tries again
+        (3, 3, "L0", "fired", 0.03),  # no second attack in this norm
+    ],
+)
+def test_a_few_samples_that_another_gradient_attack_breaks_are_no_sign_of_masking(
+    alone: int, broken: int, norm: str, status: str, left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ran(subject: Any, chosen: Tensor, attack: Any, threat: Threat) -> Ran:
+        assert chosen.tolist() == list(range(10, 10 + alone))
+        return Ran(rows=pd.DataFrame({"broken": [number < broken for number in range(alone)]}))
+
+    monkeypatch.setattr(probes, "_ran", ran)
+    subject: Any = SimpleNamespace(indices=np.arange(200, 300))
+    told = diagnostics.judged("black-box-beats-gradient", alone / 100, 100)
+    assert told.status == "fired"
+    found = probes._second(told, subject, np.arange(210, 210 + alone), Threat(norm=norm, eps=1))  # type: ignore[arg-type]
+    assert (found.status, found.value) == (status, pytest.approx(left))
