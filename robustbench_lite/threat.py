@@ -82,6 +82,8 @@ class Threat:
         radius, _, options = rest.partition(",")
         if "=" in radius:
             radius, options = "", rest
+        if ":" in radius:
+            raise UserError(f"cannot read the threat {text!r}; options follow a comma: {name}:8/255,goal=targeted")
         spec = specs.parse(f"threat:{options}" if options else "threat")
         eps = None if radius in ("", "none") else specs.number(radius, f"{name}: eps")
         known = set(spec.options) - {"goal", "target"}

@@ -160,6 +160,10 @@ def test_a_targeted_threat_is_read_and_printed() -> None:
         ("L0:1.5", "L0:1.5 is not a whole number of changed values"),
         ("Linf:0.1,target=next", "threat Linf: target=next needs goal=targeted"),
         ("Linf:0.1,goal=none", "threat Linf: goal=none; accepted: untargeted, targeted"),
+        (
+            "Linf:0.1:targeted",
+            "cannot read the threat 'Linf:0.1:targeted'; options follow a comma: Linf:8/255,goal=targeted",
+        ),
         ("Linf:0.1,gaol=targeted", "threat Linf has no option 'gaol'; it has goal, target"),
     ],
 )
