@@ -10,7 +10,8 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import KEY
 from robustbench_lite.leaderboard.plan import BoardPlan, External
-from robustbench_lite.leaderboard.rows import Found, found_in
+from robustbench_lite.leaderboard.rows import Found, data_of, found_in, images_of
+from robustbench_lite.leaderboard.submissions import with_submissions
 from robustbench_lite.run.evaluate import run
 from robustbench_lite.run.reporter import Reporter
 
@@ -59,7 +60,11 @@ def built_from(plan: BoardPlan, runs: Sequence[Path]) -> Board:
         UserError: a folder holds no run, or two do not hold the same systems on the same images.
     """
     found = [found_in(folder) for folder in runs]
-    return replace(found[0], rows=_with_external(_with_spread(found), plan.external)).ranked()
+    rows = _with_external(_with_spread(found), plan.external)
+    if plan.submissions:
+        told = images_of(runs[0]), data_of(runs[0])
+        rows = with_submissions(rows, found[0].samples, plan.submissions, *told)
+    return replace(found[0], rows=rows).ranked()
 
 
 def _with_spread(found: Sequence[Found]) -> pd.DataFrame:

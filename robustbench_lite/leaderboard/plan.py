@@ -10,6 +10,8 @@ from typing import Any
 import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.leaderboard import submissions
+from robustbench_lite.leaderboard.submissions import Submission
 from robustbench_lite.run.plan import Plan
 
 _OWN = ("title", "about", "seeds")
@@ -38,7 +40,7 @@ class BoardPlan:
 
     Args:
         plan: of the evaluation. title, about: of the page. seeds: of the attacks; with several, their spread is told.
-        external: what others found.
+        external: what others found. submissions: adversarial examples of others, judged by `rbl verify`.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class BoardPlan:
     about: str = ""
     seeds: tuple[int, ...] = (0,)
     external: tuple[External, ...] = ()
+    submissions: tuple[Submission, ...] = ()
 
     @property
     def cells(self) -> int:
@@ -68,6 +71,8 @@ class BoardPlan:
             raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
         own, external = table.pop("leaderboard", {}), table.pop("external", [])
         what = f"the plan {str(path)!r}"
+        if not isinstance(external, list):
+            raise UserError(f"{what}: external is one table; write [[external]]")
         known_keys(own, _OWN, f"{what}: [leaderboard]")
         plan = Plan.from_toml(tomli_w.dumps(table), what)
         seeds = own.get("seeds", [plan.seed])
@@ -77,13 +82,19 @@ class BoardPlan:
             raise UserError(f"{what}: seeds = {seeds!r} holds a number twice")
         return cls(
             plan=plan, title=str(own.get("title", path.stem)), about=str(own.get("about", "")), seeds=tuple(seeds),
-            external=tuple(_external(one, what) for one in external),
+            external=tuple(_external(one, what) for one in external if "verdict" not in one),
+            submissions=submissions.load([_verdict(one, what) for one in external if "verdict" in one], path.parent),
         )  # fmt: skip
 
 
 def plan_digest(plan: Plan) -> str:
     """Twelve letters over a plan, but for what is of the machine."""
     return replace(plan, data_root=None, device="auto", download=False, batch_size=None).digest
+
+
+def _verdict(table: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    known_keys(table, ("verdict", "source"), f"{what}: [[external]] with a verdict")
+    return table
 
 
 def _external(table: Mapping[str, Any], what: str) -> External:

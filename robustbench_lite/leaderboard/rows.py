@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from robustbench_lite.errors import UserError
@@ -218,14 +217,27 @@ def _interval(values: pd.Series) -> tuple[float, float, float]:
     return _share(values), round(low, _DIGITS), round(high, _DIGITS)
 
 
-def _slice(folder: Path) -> str:
-    """Twelve letters over which images were looked at; their data's own digest is in it."""
-    environment = read_environment(folder)
+def data_of(folder: Path) -> str:
+    """The digest of the run's dataset."""
+    return str(read_environment(folder).get("data", {}).get("digest", ""))
+
+
+def images_of(folder: Path) -> list[int]:
+    """Positions of the run's images, in the order of its samples.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
     try:
         chosen = json.loads((folder / "slice.json").read_text(encoding="utf-8"))["indices"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{str(folder)!r} holds no run; give the folder that rbl evaluate --out wrote") from None
-    text = json.dumps([environment.get("data", {}).get("digest", ""), np.asarray(chosen).tolist()])
+    return [int(index) for index in chosen]
+
+
+def _slice(folder: Path) -> str:
+    """Twelve letters over which images were looked at; their data's own digest is in it."""
+    text = json.dumps([data_of(folder), images_of(folder)])
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 

@@ -1,8 +1,10 @@
 """`rbl leaderboard` and `rbl check`, as somebody types them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -98,6 +100,43 @@ def test_without_a_run_the_plan_beside_the_baseline_is_run(
         "there is no plan 'linear.toml' beside 'linear.csv'; give the run to compare: --run DIR"
         in capsys.readouterr().err
     )
+
+
+def test_somebody_elses_examples_lower_what_is_best_known_where_they_are_right(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A third party attacks harder, sends the examples, we judge them; what is outside the ball counts for nothing."""
+    own = ("--dataset", "digits", "--model", "linear", "--defense", "none", "--threat", "Linf:0.05")
+    attack = ("--attack", "apgd", "--no-diagnostics", "--examples", "all", "--out", "theirs", "--quiet")
+    assert here("evaluate", *own, "--samples", "first:40", *attack) == 0
+    (sent,) = (tmp_path / "theirs/examples").glob("*.npz")
+    judge = ("--model", "linear", "--threat", "Linf:0.05", "--quiet")
+    assert here("verify", str(sent), *judge, "--out", "theirs.json") == 0
+    outside = {name: np.clip(value + 0.5, 0, 1) if value.ndim == 4 else value for name, value in np.load(sent).items()}
+    np.savez(tmp_path / "cheat.npz", **outside)
+    assert here("verify", "cheat.npz", *judge, "--out", "cheat.json") == 0
+    weak = PLAN.replace(', "pgd:steps=5,restarts=1"', "").replace('"none", "bit-depth"', '"none"')
+    found = {}
+    for name in ("weak", "cheat", "theirs"):
+        more = "" if name == "weak" else f'[[external]]\nverdict = "{name}.json"\nsource = "a third party"\n'
+        (tmp_path / "weak.toml").write_text(weak + more)
+        assert here("leaderboard", "build", "weak.toml", "--runs", "runs", "--quiet") == 0
+        assert here("leaderboard", "validate", "weak.csv") == 0
+        found[name] = pd.read_csv(tmp_path / "weak.csv").iloc[0]
+    alone, cheated, lowered = found.values()
+    assert (alone["best_known"], alone["best_known_source"]) == (alone["worst_case"], "here")
+    assert (cheated["best_known"], cheated["best_known_source"]) == (alone["worst_case"], "here")
+    assert lowered["worst_case"] == alone["worst_case"]
+    least = pd.read_csv(tmp_path / "theirs/summary.csv")["robust_acc"].min()
+    assert (lowered["best_known"], lowered["best_known_source"]) == (least, "a third party")
+    assert lowered["best_known"] < alone["best_known"]
+    assert "(a third party)" in (tmp_path / "weak.md").read_text()
+    told = json.loads((tmp_path / "theirs.json").read_text())
+    told["system"]["digest"] = "other"
+    (tmp_path / "theirs.json").write_text(json.dumps(told))
+    capsys.readouterr()
+    assert here("leaderboard", "build", "weak.toml", "--runs", "runs", "--quiet") == 2
+    assert "it was judged on other weights or parts than the leaderboard's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
