@@ -82,8 +82,8 @@ def with_submissions(
         lost.setdefault(place, set()).update(one.lost)
         kept = [bool(still) and index not in lost[place] for still, index in zip(mask, images, strict=True)]
         share = round(sum(kept) / len(kept), 6)
-        if share < float(rows.at[place, "best_known"]):
-            rows.loc[place, ["best_known", "best_known_source"]] = [share, one.source]
+        if share < rows["best_known"].astype(float)[place]:
+            rows.loc[place, "best_known"], rows.loc[place, "best_known_source"] = share, one.source
     return rows
 
 
