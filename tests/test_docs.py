@@ -82,7 +82,7 @@ def test_every_rbl_command_shown_is_understood(
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
     works = ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish", "latent.latent")
     works += ("verify.verify",)
-    boards = ("board.Board.read", "plan.BoardPlan.load", "validate.faults")
+    boards = ("board.Board.read", "plan.BoardPlan.load", "generators.GeneratorPlan.load", "validate.faults")
     for place in boards:
         monkeypatch.setattr(f"robustbench_lite.leaderboard.{place}", lambda *_, **__: reached())
     for place in (*works, *(f"generate.{name}" for name in ("train", "sample", "show")), "quality.measure_files"):

@@ -71,7 +71,10 @@ def unchanged(folder: Path, weights: list[str], runs: int) -> None:
         print(
             f"unchanged, n = 450, --flags {limits.flags}: {cried} of {runs} cry over {found[0].tests} tests: {dict(kinds)}"
         )
-        print("  notes:", dict(Counter(note.split(": ")[1][:60] for one in found for note in one.notes)))
+        notes = Counter(
+            note.split("the check ")[1].split(",")[0] for one in found for note in one.notes if "the check" in note
+        )
+        print("  fired anew, and may be chance:", dict(notes))
     worst = [board.rows["worst_case"].to_numpy() for board in (base, *others)]
     print("  worst case over the seeds, least and most:", np.min(worst, axis=0), np.max(worst, axis=0))
 
