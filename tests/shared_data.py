@@ -27,3 +27,11 @@ def cifar_test(count: int) -> tuple[np.ndarray, np.ndarray]:
     spec.loader.exec_module(unpack)
     labels = unpack.names_and_labels("test_batch")[1]
     return unpack.images("test_batch")[:count].copy(), np.array(labels[:count])
+
+
+def mnist_test(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first MNIST test images, (count, 28, 28, 1) uint8, and their labels."""
+    raw = shared_data() / "MNIST" / "raw"
+    pixels = np.frombuffer((raw / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16)
+    labels = np.frombuffer((raw / "t10k-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
+    return pixels.reshape(-1, 28, 28, 1)[:count].copy(), labels[:count].astype(np.int64)
