@@ -35,6 +35,7 @@ from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.run.evaluate import expected_of
 from robustbench_lite.run.output import read_environment, read_physical, read_run
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.zoo import architecture_of
 
 _DIGITS = 6
 
@@ -123,7 +124,7 @@ def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
         **_key(trial),
         "mark": "; ".join(marks),
         "training": system.get("defense", ""),
-        "architecture": system.get("architecture", trial.system[1]),
+        "architecture": system.get("architecture", architecture_of(trial.system[1])),
         "parameters": system.get("parameters", ""),
         "n": len(trial.worst),
         **{"clean": right, "clean_low": clean_low, "clean_high": clean_high},

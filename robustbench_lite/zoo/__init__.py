@@ -4,11 +4,12 @@ from robustbench_lite.zoo.adapt import Normalized
 from robustbench_lite.zoo.base import LoadedModel, audit
 from robustbench_lite.zoo.checkpoints import load_checkpoint, read_card, save_checkpoint
 from robustbench_lite.zoo.generators import load_reconstructing, reconstructs
-from robustbench_lite.zoo.load import fresh_module, load
+from robustbench_lite.zoo.load import architecture_of, fresh_module, load
 
 __all__ = [
     "LoadedModel",
     "Normalized",
+    "architecture_of",
     "audit",
     "fresh_module",
     "load",

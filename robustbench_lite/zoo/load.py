@@ -73,14 +73,19 @@ def fresh_module(text: str, *, num_classes: int, input_shape: tuple[int, int, in
         raise UserError(f"the card names {spec.name!r} as architecture; accepted: the name of an architecture")
     if not trusted and _is_code(spec.name):
         raise UserError(f"the card names the Python code {spec.name!r}; to have it run, add ;arch={spec.name}")
-    found = load(_without_weights(spec), num_classes=num_classes, input_shape=input_shape)
+    found = load(architecture_of(text), num_classes=num_classes, input_shape=input_shape)
     if found.fresh is None:
         raise UserError(f"{text} has only the weights that it came with; it cannot be trained anew")
     return found.fresh()
 
 
-def _without_weights(spec: specs.Spec) -> str:
-    """The architecture alone."""
+def architecture_of(text: str) -> str:
+    """The architecture alone that a spec names, without what says where its weights are from.
+
+    Raises:
+        UserError: as `specs.parse_source`.
+    """
+    spec = specs.parse_source(text)
     return str(specs.Spec(spec.name, {key: value for key, value in spec.options.items() if key not in _READING}, ";"))
 
 
@@ -208,7 +213,7 @@ def _checkpoint(
         part = {"part": spec.options["part"]} if "part" in spec.options else {}
         whole = specs.Spec(bare.name, {**bare.options, "weights": str(path), **part}, ";")
         found = _source(whole, allow_pickle)(num_classes=num_classes, input_shape=input_shape, class_names=class_names)
-        told = _without_weights(specs.parse_source(found.name))
+        told = architecture_of(found.name)
         return replace(found, name=str(spec), card={"architecture": told})
     if "part" in spec.options:
         raise UserError(f"checkpoint:{place} has no option 'part', which is for a file without a card; it has arch")

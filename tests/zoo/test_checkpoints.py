@@ -315,3 +315,15 @@ def test_files_that_are_not_there_are_refused(spec, message, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         zoo.load(spec, **DIGITS)
+
+
+@pytest.mark.parametrize(
+    "text, architecture",
+    [
+        ("resnet20;weights=weights/resnet20.safetensors", "resnet20"),
+        ("small-cnn;width=16;weights=net.safetensors;mean=(0.1);std=(0.3)", "small-cnn;width=16;mean=0.1;std=0.3"),
+        ("timm:resnet18;pretrained=true", "timm:resnet18"),
+    ],
+)
+def test_an_architecture_does_not_tell_where_its_weights_are_from(text, architecture):
+    assert zoo.architecture_of(text) == architecture
