@@ -1,6 +1,6 @@
 """The table of docs/agreement.md: our attacks beside other libraries', same victims, images and budgets, one verdict.
 
-    PYTHONPATH=tests RBL_SHARED=…/shared python -P -m peers.agreement --out DIR [--victim NAME] [--images N]
+    PYTHONPATH=tests RBL_SHARED=…/shared python -P -m peers.agreement --out DIR [--victim NAME] [--attack NAME] [--images N]
 
 Everything goes into DIR and is looked up the next time; `agreement.csv` has a row an attack, library and seed, and the table
 is printed as Markdown. It takes some hours on one core. `bouts.py` says what is compared.
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import robustbench_lite as rbl
 from robustbench_lite import zoo
+from robustbench_lite.specs import head
 
 TRAINED = Path(__file__).resolve().parents[2] / "leaderboards" / "models" / "mnist-small-cnn-pgd-at.safetensors"
 LIBRARIES = {"foolbox": "Foolbox", "torchattacks": "torchattacks", "art": "ART", "fra31": "published AutoAttack"}
@@ -94,8 +95,10 @@ def row(name: str, bout: Bout, spec: str, seed: int, count: int, folder: Path) -
     return told | {"median": float(norms.median()), "without": int((~right["broken"].astype(bool)).sum())}
 
 
-def rows(name: str, count: int, folder: Path) -> Iterator[dict[str, object]]:
+def rows(name: str, attacks: list[str], count: int, folder: Path) -> Iterator[dict[str, object]]:
     for bout in BOUTS[name]:
+        if attacks and head(bout.ours) not in attacks:
+            continue
         for spec in (bout.ours, *bout.peers) if bout.images else ():
             for seed in bout.seeds:
                 yield row(name, bout, spec, seed, count, folder)
@@ -131,11 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, and of agreement.csv")
     parser.add_argument("--victim", action="append", choices=sorted(BOUTS), help="these alone; repeats")
+    parser.add_argument("--attack", action="append", default=[], help="these of ours alone, such as pgd; repeats")
     parser.add_argument("--images", type=int, default=500, help="of each victim, at most")
     given = parser.parse_args()
     found: list[dict[str, object]] = []
     for name in given.victim or list(BOUTS):
-        for told in rows(name, given.images, given.out):
+        for told in rows(name, given.attack, given.images, given.out):
             found.append(told)
             print(" ".join(f"{key}={value}" for key, value in told.items()), file=sys.stderr, flush=True)
             pd.DataFrame(found, columns=COLUMNS).to_csv(given.out / "agreement.csv", index=False)

@@ -58,7 +58,11 @@ def fixed(threat: str, *, art: bool = True) -> tuple[Bout, ...]:
             ),
             SEEDS,
         ),
-        ("apgd", ("torchattacks:APGD;steps=100", "art:AutoProjectedGradientDescent;eps_step=eps*2;nb_random_init=1"), (0,)),
+        (
+            "apgd",
+            ("torchattacks:APGD;steps=100", "art:AutoProjectedGradientDescent;eps_step=eps*2;nb_random_init=1"),
+            (0,),
+        ),
     ]
     kept = (tuple(spec for spec in peers if art or not spec.startswith("art:")) for _, peers, _ in listed)
     return tuple(
@@ -151,7 +155,7 @@ BOUTS: dict[str, tuple[Bout, ...]] = {
         ),
         Bout(
             threat="Linf:2/255",
-            ours="spsa:queries=2570,samples=256",
+            ours="spsa:queries=2570,samples=256,step_size=1.28",
             peers=("torchattacks:SPSA;nb_iter=10;nb_sample=128",),
             images=50,
         ),
@@ -167,12 +171,6 @@ BOUTS: dict[str, tuple[Bout, ...]] = {
             ours="square:queries=1000,rescale=true",
             peers=("torchattacks:Square;n_queries=1000",),
             images=200,
-        ),
-        Bout(
-            threat="L2:0.5",
-            ours="simba:queries=1000,basis=pixel",
-            peers=("art:SimBA;attack=px;max_iter=500;epsilon=0.1",),
-            images=50,
         ),
         *cascade("L2:0.1", PARTS, images=200),
         Bout(
@@ -203,6 +201,7 @@ BOUTS: dict[str, tuple[Bout, ...]] = {
             seeds=SEEDS,
         ),
         *cascade("L2:1.5", PARTS, images=200),
+        Bout(threat="L2:1.5", ours="apgd-t", peers=("fra31:apgd-t",), seeds=SEEDS[1:], images=200, hard=True),
         Bout(
             threat="L1:8",
             ours="pgd:steps=40,restarts=1,step_size=1/4",
