@@ -2,7 +2,6 @@
 
 import io
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
-from robustbench_lite.leaderboard.plan import known_keys
+from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of
 from robustbench_lite.run.generate import train
 from robustbench_lite.run.quality import SHOWN, Options, measure_files
 
@@ -57,13 +56,7 @@ class GeneratorPlan:
         Raises:
             UserError: it cannot be read, or holds what is not known.
         """
-        what = f"the plan {str(path)!r}"
-        try:
-            told = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {what}: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{what} is not TOML: {error}") from None
+        what, told = f"the plan {str(path)!r}", tables_of(path)
         if "training" not in told:
             return None
         known_keys(told, ("leaderboard", "measure", "training"), what)
@@ -82,9 +75,7 @@ def _training(told: Mapping[str, Any], what: str) -> Training:
     known_keys(told, ("generator", "dataset", "seeds", *_RECIPE), what)
     if "generator" not in told:
         raise UserError(f"{what} has no generator")
-    seeds = told.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{what}: seeds = {seeds!r}; accepted: a list of whole numbers such as [0, 1, 2]")
+    seeds = seeds_of(told, 0, what)
     recipe = {name: told[name] for name in _RECIPE if name in told}
     return Training(
         generator=str(told["generator"]), dataset=str(told.get("dataset", "digits")), seeds=tuple(seeds), recipe=recipe

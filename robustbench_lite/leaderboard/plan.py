@@ -18,6 +18,32 @@ _OWN = ("title", "about", "seeds")
 _EXTERNAL = ("model", "defense", "threat", "robust", "source")
 
 
+def tables_of(path: Path) -> dict[str, Any]:
+    """What a leaderboard's plan says, as it stands there.
+
+    Raises:
+        UserError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
+
+
+def seeds_of(told: Mapping[str, Any], default: int, what: str) -> list[int]:
+    """The seeds that a table names.
+
+    Raises:
+        UserError: they are no list of whole numbers.
+    """
+    seeds = told.get("seeds", [default])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{what}: seeds = {seeds!r}; accepted: a list of whole numbers such as [0, 1, 2]")
+    return seeds
+
+
 @dataclass(frozen=True, kw_only=True)
 class External:
     """A lower robust accuracy that somebody else has found, and where it stands.
@@ -63,21 +89,14 @@ class BoardPlan:
         Raises:
             UserError: it cannot be read, or holds what is not known.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
+        table = tables_of(path)
         own, external = table.pop("leaderboard", {}), table.pop("external", [])
         what = f"the plan {str(path)!r}"
         if not isinstance(external, list):
             raise UserError(f"{what}: external is one table; write [[external]]")
         known_keys(own, _OWN, f"{what}: [leaderboard]")
         plan = Plan.from_toml(tomli_w.dumps(table), what)
-        seeds = own.get("seeds", [plan.seed])
-        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-            raise UserError(f"{what}: seeds = {seeds!r}; accepted: a list of whole numbers such as [0, 1, 2]")
+        seeds = seeds_of(own, plan.seed, what)
         if len(set(seeds)) < len(seeds):
             raise UserError(f"{what}: seeds = {seeds!r} holds a number twice")
         return cls(
