@@ -18,8 +18,9 @@ AFTER = (
 KEY = ("dataset", "threat", "model", "defense")
 #: NAME.timings.csv: what differs from machine to machine
 TIMINGS = (*KEY, "seconds", "seconds_per_sample", "device")
-#: NAME.samples.csv: which images each attack leaves, a hexadecimal digit for four of them, the first in its highest bit
-SAMPLES = (*KEY, "attack", "adaptive", "n", "left")
+#: NAME.samples.csv: which images each attack leaves, a hexadecimal digit for four of them, the first in its highest bit; and
+#: the queries an image that it took
+SAMPLES = (*KEY, "attack", "adaptive", "n", "left", "queries")
 #: what else is measured where there is something to measure: NAME.detection.csv, of detectors; NAME.physical.csv, of a camera
 BESIDE = {
     "detection": (

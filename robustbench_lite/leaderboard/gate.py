@@ -66,7 +66,8 @@ class Alarm:
             change = f"{100 * self.before:.1f} % -> {100 * self.after:.1f} %"
             return f"{self.kind}: {name}: {self.what} {change} ({self.how})"
         if self.kind in ("queries", "time"):
-            return f"{self.kind}: {name}: {self.before:g} -> {self.after:g} a sample ({self.how})"
+            whose = "" if self.what == self.kind else f"{self.what} "
+            return f"{self.kind}: {name}: {whose}{self.before:g} -> {self.after:g} a sample ({self.how})"
         return f"{self.kind}: {name}: {self.how}"
 
 
@@ -87,7 +88,7 @@ def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
     alarms: list[Alarm] = []
     notes: list[str] = [f"{name_of(key)} is not in the baseline" for key in new if key not in old]
     tests: list[Alarm] = []
-    clocks = _seconds(baseline), _seconds(now)
+    costs = _Costs.of(baseline), _Costs.of(now)
     for key, before in old.items():
         if key not in new:
             alarms.append(_plain("missing", key, "it is in the baseline and not in this run"))
@@ -99,7 +100,7 @@ def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
         gone = [one for one in baseline.attacks if not _absent(before[one]) and _absent(after.get(one, ""))]
         alarms += [_plain("missing", key, f"{attack} ran in the baseline and not in this run") for attack in gone]
         alarms += _flags(key, before, after, {test.what for test in measured})
-        alarms += _costs(key, before, after, clocks, limits)
+        alarms += _dearer(key, before, after, costs, limits)
         if before["slice"] != after["slice"]:
             notes.append(f"{name_of(key)} was seen on other images than in the baseline: compared by intervals")
         if before["digest"] != after["digest"]:
@@ -200,18 +201,41 @@ def _flags(key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], tested
             yield _plain("flag", key, f"it is marked {mark!r}, and was not before")
 
 
-def _costs(
-    key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], clocks: tuple[dict[Key, float], dict[Key, float]],
-    limits: Limits,
+@dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """Of a leaderboard's rows: queries a sample by attack, and seconds a sample."""
+
+    queries: Mapping[tuple[Key, str], float]
+    seconds: Mapping[Key, float]
+
+    @classmethod
+    def of(cls, board: Board) -> "_Costs":
+        asked = {(key_of(row), str(row["attack"])): _number(row["queries"]) for row in board.samples.to_dict("records")}
+        seconds = {key_of(row): float(row["seconds_per_sample"]) for row in board.timings.to_dict("records")}
+        return cls(queries={one: value for one, value in asked.items() if math.isfinite(value)}, seconds=seconds)
+
+
+def _dearer(
+    key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], costs: tuple[_Costs, _Costs], limits: Limits
+) -> Iterator[Alarm]:
+    """Queries of each attack, since a cheap one would hide behind a dear one, else of all together; and seconds."""
+    old, new = costs
+    attacks = [attack for who, attack in old.queries if who == key and (key, attack) in new.queries]
+    pairs = [(attack, old.queries[key, attack], new.queries[key, attack]) for attack in attacks]
+    grown = list(_grown("queries", key, pairs, limits.queries))
+    whole = [("queries", float(before["queries"]), float(after["queries"]))]
+    yield from grown or _grown("queries", key, whole, limits.queries)
+    clock = [("time", old.seconds.get(key, math.nan), new.seconds.get(key, math.nan))]
+    yield from _grown("time", key, clock, limits.seconds)
+
+
+def _grown(
+    kind: Kind, key: Key, pairs: Sequence[tuple[str, float, float]], factor: float | None
 ) -> Iterator[Alarm]:  # fmt: skip
-    pairs: list[tuple[Kind, float, float, float | None]] = [
-        ("queries", float(before["queries"]), float(after["queries"]), limits.queries),
-        ("time", clocks[0].get(key, math.nan), clocks[1].get(key, math.nan), limits.seconds),
-    ]
-    for kind, first, second, factor in pairs:
+    for what, first, second in pairs:
         if factor is not None and second > factor * first:
             how = f"grew {second / first:.2f} times, {factor:g} allowed" if first > 0 else "was nothing before"
-            yield Alarm(kind=kind, who=key, what=kind, before=first, after=second, p=math.nan, how=how)
+            yield Alarm(kind=kind, who=key, what=what, before=first, after=second, p=math.nan, how=how)
 
 
 def _left(board: Board, key: Key, attack: str) -> NDArray[np.bool_] | None:
@@ -225,13 +249,13 @@ def _left(board: Board, key: Key, attack: str) -> NDArray[np.bool_] | None:
     return np.logical_and.reduce(found) if found else None
 
 
-def _seconds(board: Board) -> dict[Key, float]:
-    return {key_of(row): float(row["seconds_per_sample"]) for row in board.timings.to_dict("records")}
-
-
 def _plain(kind: Kind, key: Key, how: str) -> Alarm:
     return Alarm(kind=kind, who=key, what=kind, before=math.nan, after=math.nan, p=math.nan, how=how)
 
 
 def _absent(value: object) -> bool:
     return str(value) in ("", "nan")
+
+
+def _number(value: object) -> float:
+    return math.nan if _absent(value) else float(str(value))

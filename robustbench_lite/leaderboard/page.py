@@ -14,6 +14,7 @@ from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of
 from robustbench_lite.leaderboard.plan import BoardPlan
 
 NOTES = (
+    "Claimed: under the attacks that do not know the defense. Queries: forwards and backwards an image, over all attacks.",
     "Rank: 1 + the number of systems that are significantly better in the worst case (exact McNemar tests on the same images,"
     " Holm-corrected over the table, 5 %). Interval: exact, 95 %, over test images.",
     "A row with a mark may claim too much, stands below all others and outranks none of them: a check fired, or nobody attacked"
@@ -68,6 +69,8 @@ class _Sheet:
     rows: Sequence[Sequence[str]]
 
 
+#: a difference of shares that a page shows
+_SEEN = 5e-4
 _LEFT = ("model", "defense", "marks", "attack", "adversary")
 
 
@@ -135,11 +138,15 @@ def _figures(row: Mapping[str, object], heads: Mapping[str, str]) -> Iterator[st
 def _columns(board: Board, own: pd.DataFrame) -> list[str]:
     """Rank, who, and what says something in this table."""
     attacks = [name for name in board.attacks if own[name].notna().any()]
-    found = ["rank", "model", "defense", "clean", *attacks, "worst case"]
+    found = ["rank", "model", "defense", "parameters", "clean", *attacks]
+    if (own["claimed"] - own["worst_case"] > _SEEN).any():
+        found.append("claimed")
+    found.append("worst case")
     if (own["best_known"] < own["worst_case"]).any():
         found.append("best known")
     if (pd.to_numeric(own["seeds"]) > 1).any():
         found.append("seed spread")
+    found.append("queries")
     if (own["mark"] != "").any():
         found.append("marks")
     return found
@@ -162,6 +169,8 @@ def _cells(row: Mapping[str, object], columns: list[str]) -> Iterator[str]:
             yield _percent(row["seed_spread"])
         elif name == "rank":
             yield str(row["rank"])
+        elif name in ("parameters", "queries"):
+            yield _amount(row[name])
         else:
             yield _percent(row[name])
 
@@ -178,6 +187,10 @@ def _defense(row: Mapping[str, object]) -> str:
 def _percent(value: object) -> str:
     number = float(str(value)) if str(value) not in ("", "nan") else float("nan")
     return "-" if number != number else f"{100 * number:.1f}"
+
+
+def _amount(value: object) -> str:
+    return f"{float(str(value)):,.0f}" if str(value) not in ("", "nan") else "-"
 
 
 def _rule(column: str) -> str:

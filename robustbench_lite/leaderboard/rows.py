@@ -134,7 +134,7 @@ def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
         **{"worst_case": share, "worst_low": low, "worst_high": high},
         **{"best_known": share, "best_known_source": "" if math.isnan(share) else "here"},
         "flags": fired,
-        "queries": _queries(trial),
+        "queries": _queries(trial, trial.cells),
         **{"seeds": 1, "seed_spread": math.nan},
         **{"digest": system.get("digest", ""), "slice": told.slice, "plan": told.plan},
     }
@@ -164,12 +164,14 @@ def _samples(trial: Trial) -> Iterator[dict[str, Any]]:
         # An attack that leaves some images out is about others; its own share is in the row.
         fates = cell.fates["robust"]
         if len(fates) == len(worst) and not cell.fates["left_out"].any() and fates.notna().all():
-            yield _sample(trial, cell.key[4], _adaptive(cell), fates.reindex(worst.index))
+            line = _sample(trial, cell.key[4], _adaptive(cell), fates.reindex(worst.index))
+            yield line | {"queries": _queries(trial, [cell])}
 
 
 def _sample(trial: Trial, attack: str, adaptive: bool, kept: pd.Series) -> dict[str, Any]:
     left = (kept == 1).to_numpy(dtype=bool)
-    return {**_key(trial), "attack": attack, "adaptive": str(adaptive).lower(), "n": len(left), "left": packed(left)}
+    told = {"attack": attack, "adaptive": str(adaptive).lower(), "n": len(left), "left": packed(left)}
+    return {**_key(trial), **told, "queries": math.nan}
 
 
 def _beside(what: str, found: pd.DataFrame) -> pd.DataFrame:
@@ -200,9 +202,9 @@ def _adaptive(cell: Cell) -> bool:
     return bool(cell.rows["adaptive"].astype(bool).any()) if len(cell.rows) else False
 
 
-def _queries(trial: Trial) -> float:
-    """Forwards and backwards a sample, over all attacks, of the samples that were attacked."""
-    rows = pd.concat([cell.rows for cell in trial.cells])
+def _queries(trial: Trial, cells: Sequence[Cell]) -> float:
+    """Forwards and backwards a sample, over these attacks; those that were not attacked had none."""
+    rows = pd.concat([cell.rows for cell in cells])
     total = float(rows["forwards"].sum() + rows["backwards"].sum())
     return round(total / max(1, len(trial.worst)), 1)
 

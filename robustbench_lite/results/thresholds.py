@@ -98,9 +98,9 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "gradients-mislead": Threshold(
         quantity="median error of the gradient against the slope measured along it, as a share",
-        limit=0.05,
-        limit_text="5 %",
-        why="the gradient is not the slope that the answers have over a step of 1/255: it is shattered or made up",
+        limit=0.5,
+        limit_text="50 %",
+        why="over a step of 1/255 the answers do not have half the slope that the gradient tells: it is shattered or made up",
         source="Athalye et al. 2018; Pintor et al. 2022",
     ),
     "not-converged": Threshold(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -84,6 +85,27 @@ def test_a_row_that_is_gone_a_new_flag_and_more_queries_are_alarms(make_board):
     assert sorted(kinds(judgement)) == ["flag", "missing", "queries"]
     assert "grew 3.00 times, 1.5 allowed" in gate_files.text(judgement)
     assert sorted(kinds(judge(before, after, Limits(queries=None)))) == ["flag", "missing"]
+
+
+def test_a_cheap_attack_that_asks_more_does_not_hide_behind_a_dear_one(make_board):
+    """All together ask 1.1 times as much."""
+    dear = {"forwards": 450, "backwards": 0}
+    before, after = (
+        make_board(
+            {"none": {"pgd": "RB", "square": "RB"}}, columns={"pgd": {"forwards": n, "backwards": n}, "square": dear}
+        )
+        for n in (25, 50)
+    )
+    (alarm,) = judge(before, after, LIMITS).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("queries", "pgd", 50, 100)
+    assert "pgd 50 -> 100 a sample (grew 2.00 times, 1.5 allowed)" in str(alarm)
+
+
+def test_queries_are_compared_by_row_where_an_attack_has_none_of_its_own(make_board):
+    board = make_board({"none": {"pgd": "RB"}})
+    unknown = replace(board, samples=board.samples.assign(queries=math.nan))
+    dearer = make_board({"none": {"pgd": "RB"}}, columns={"pgd": {"forwards": 30, "backwards": 15}})
+    assert [alarm.what for alarm in judge(unknown, dearer, LIMITS).alarms] == ["queries"]
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
