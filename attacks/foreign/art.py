@@ -40,6 +40,8 @@ _KINDS = {
     "ElasticNet": Kind(("L1",), minimises=True),
     **dict.fromkeys(("CarliniL0Method", "SaliencyMapMethod"), Kind(("L0",), minimises=True)),
 }
+#: takes one image at a time, and probabilities
+_SINGLY = ("SimBA",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,13 @@ class ART(Foreign):
         """Its `generate` on the whole micro-batch, through ART's own wrapper of a PyTorch network."""
         cls, threat, goal, x = self.known()[self.attack], state.threat, state.goal, state.x
         takes, aimed = options_of(cls), goal.success == "targeted"
-        given = {"eps": threat.eps, "norm": _ORDERS.get(threat.norm), "batch_size": len(x)}
+        singly = self.attack in _SINGLY
+        given = {"eps": threat.eps, "norm": _ORDERS.get(threat.norm), "batch_size": 1 if singly else len(x)}
         given |= {"targeted": aimed, "verbose": False}
         told = {name: value for name, value in given.items() if name in takes and value is not None}
         classes = int(network.num_classes)  # type: ignore[arg-type]  # Module says Tensor or Module
         estimator = self.library("art.estimators.classification").PyTorchClassifier(
-            network,
+            nn.Sequential(network, nn.Softmax(1)) if singly else network,
             loss=nn.CrossEntropyLoss(),
             input_shape=tuple(x.shape[1:]),
             nb_classes=classes,

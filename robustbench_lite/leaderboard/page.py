@@ -13,10 +13,11 @@ from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of
 from robustbench_lite.leaderboard.plan import BoardPlan
 
+_CLAIMED = "Claimed: under the attacks that do not know the defense."
 NOTES = (
-    "Claimed: under the attacks that do not know the defense. Queries: forwards and backwards an image, over all attacks.",
     "Rank: 1 + the number of systems that are significantly better in the worst case (exact McNemar tests on the same images,"
-    " Holm-corrected over the table, 5 %). Interval: exact, 95 %, over test images.",
+    " Holm-corrected over the table, 5 %). Interval: exact, 95 %, over test images. Queries: forwards and backwards an image,"
+    " over all attacks.",
     "A row with a mark may claim too much, stands below all others and outranks none of them: a check fired, or nobody attacked"
     " it who knows its defense.",
 )
@@ -79,20 +80,29 @@ def _sheets(board: Board) -> Iterator[_Sheet]:
     for (dataset, threat), own in board.rows.groupby(["dataset", "threat"], sort=False):
         counts = sorted({int(value) for value in own["n"]})
         n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-        columns = _columns(board, own)
+        models = list(own["architecture"].unique())
+        # One model for all is told once.
+        alone = len(models) == 1 and len(own) > 1
+        title = [str(dataset), str(threat), n, *(models if alone else [])]
+        columns = [name for name in _columns(board, own) if not (alone and name == "model")]
         ranks = [list(_cells(row, columns)) for row in _dicts(own)]
-        yield _Sheet(title=f"{dataset} · {threat} · {n}", level=2, columns=columns, rows=ranks)
-        names = {key_of(row): [_model(row), _defense(row)] for row in _dicts(own)}
+        yield _Sheet(title=" · ".join(title), level=2, columns=columns, rows=ranks)
+        names = {key_of(row): [*([] if alone else [_model(row)]), _defense(row)] for row in _dicts(own)}
         for what, (title, heads, _) in _BESIDE.items():
             told = [(key_of(row), row) for row in _dicts(board.beside.get(what, _NOTHING))]
             cells = [[*names[key], *_figures(row, heads)] for key, row in told if key in names]
             if cells:
-                columns = ["model", "defense", "attack", "adversary", *heads]
+                columns = [*([] if alone else ["model"]), "defense", "attack", "adversary", *heads]
                 yield _Sheet(title=title, level=3, columns=columns, rows=cells)
 
 
+def _claims_more(own: pd.DataFrame) -> bool:
+    return bool((own["claimed"] - own["worst_case"] > _SEEN).any())
+
+
 def _notes(board: Board) -> list[str]:
-    return [*NOTES, *(note for what, (_, _, note) in _BESIDE.items() if what in board.beside)]
+    claimed = [_CLAIMED] if _claims_more(board.rows) else []
+    return [*NOTES, *claimed, *(note for what, (_, _, note) in _BESIDE.items() if what in board.beside)]
 
 
 _NOTHING = pd.DataFrame(columns=list(KEY))
@@ -139,7 +149,7 @@ def _columns(board: Board, own: pd.DataFrame) -> list[str]:
     """Rank, who, and what says something in this table."""
     attacks = [name for name in board.attacks if own[name].notna().any()]
     found = ["rank", "model", "defense", "parameters", "clean", *attacks]
-    if (own["claimed"] - own["worst_case"] > _SEEN).any():
+    if _claims_more(own):
         found.append("claimed")
     found.append("worst case")
     if (own["best_known"] < own["worst_case"]).any():

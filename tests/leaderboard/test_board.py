@@ -189,8 +189,10 @@ def test_differences_are_told(make_board):
 def test_a_page_shows_rank_interval_and_marks(make_board):
     board = make_board({"none": {"pgd": "RBBW"}, "x": {"pgd": "RRRB"}}, flags={"x": "not-converged"})
     page = markdown(board, PLAN, "board")
-    assert "| 1 | small-cnn | none | 75.0 | 25.0 | 25.0 [0.6, 80.6] |  |" in page
-    assert "| 2 | small-cnn | x | 100.0 | 75.0 | 75.0 [19.4, 99.4] | flagged; not-converged |" in page
+    assert "## digits · Linf:0.2 · n = 4 · small-cnn\n" in page  # the model of all rows
+    assert "| 1 | none | 7 | 75.0 | 25.0 | 25.0 [0.6, 80.6] | 11 |  |" in page
+    assert "| 2 | x | 7 | 100.0 | 75.0 | 75.0 [19.4, 99.4] | 15 | flagged; not-converged |" in page
+    assert "Claimed" not in page
     assert "`rbl leaderboard build board.toml`" in page
     assert "not-converged" in tables.text(shown(board), 160)
 

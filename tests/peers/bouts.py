@@ -159,6 +159,13 @@ BOUTS: dict[str, tuple[Bout, ...]] = {
             peers=("torchattacks:SPSA;nb_iter=10;nb_sample=128",),
             images=50,
         ),
+        Bout(
+            threat="L2:0.5",
+            ours="simba:queries=1000,basis=pixel",
+            peers=("art:SimBA;attack=px;max_iter=500;epsilon=0.1",),
+            images=50,
+            seeds=SEEDS,
+        ),
         Bout(threat="L2:0.1", ours="fgsm", peers=("foolbox:L2FastGradientAttack",)),
         Bout(
             threat="L2:0.1",

@@ -93,6 +93,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
     assert not first.equals(other)
 
 
+def test_an_attack_of_one_image_at_a_time_gets_them_so() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 10)
+    spec = there("art:SimBA;attack=px;max_iter=60;epsilon=0.2;freq_dim=1")
+    result = rbl.evaluate(system, x, y, attacks=[spec], threat="L2:0.5", diagnostics=False)
+    assert not result.failed
+    assert result.records["broken"].any()
+
+
 @pytest.mark.parametrize("family", STEPS)
 def test_a_targeted_threat_is_passed_on(family: str) -> None:
     system = two_layers()
