@@ -83,10 +83,10 @@ def _sheets(board: Board) -> Iterator[_Sheet]:
         models = list(own["architecture"].unique())
         # One model for all is told once.
         alone = len(models) == 1 and len(own) > 1
-        title = [str(dataset), str(threat), n, *(models if alone else [])]
+        heading = " · ".join([str(dataset), str(threat), n, *(models if alone else [])])
         columns = [name for name in _columns(board, own) if not (alone and name == "model")]
         ranks = [list(_cells(row, columns)) for row in _dicts(own)]
-        yield _Sheet(title=" · ".join(title), level=2, columns=columns, rows=ranks)
+        yield _Sheet(title=heading, level=2, columns=columns, rows=ranks)
         names = {key_of(row): [*([] if alone else [_model(row)]), _defense(row)] for row in _dicts(own)}
         for what, (title, heads, _) in _BESIDE.items():
             told = [(key_of(row), row) for row in _dicts(board.beside.get(what, _NOTHING))]

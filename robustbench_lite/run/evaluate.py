@@ -24,12 +24,13 @@ from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
-from robustbench_lite.run.cell import Cell, Ran
+from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.reconstruction import Mirror
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.trial import clock_of, smaller, trial

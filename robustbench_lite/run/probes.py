@@ -14,8 +14,9 @@ from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.results.fates import trials
 from robustbench_lite.run import gradient_probes
-from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.records import Records
+from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.tries import draws_of, without_eot
 from robustbench_lite.threat import Threat

@@ -18,9 +18,10 @@ from robustbench_lite.pictures import Pictures, Seen
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.rows import Rows, concat
-from robustbench_lite.run.cell import SETUP_SAMPLES, Cell, Ran
+from robustbench_lite.run.cell import SETUP_SAMPLES, Cell
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.physical import Shown
+from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.subject import Subject, load
 from robustbench_lite.system import Observed, Outputs
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from robustbench_lite.attack import Attack, needs_of
-from robustbench_lite.run.cell import Cell, Ran, run_cell
+from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.reporter import Reporter
+from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.tries import tries

@@ -20,10 +20,10 @@ from toys import Climb, samples, two_layers
 
 from robustbench_lite.attack import State
 from robustbench_lite.oracle import Oracle
-from robustbench_lite.run import cell
+from robustbench_lite.run import run_cell
 from robustbench_lite.run.evaluate import evaluate
 
-cell._FLUSH_SECONDS = 0.02
+run_cell._FLUSH_SECONDS = 0.02
 PAUSE = 0.004
 
 

@@ -16,7 +16,7 @@ from robustbench_lite import data
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.thresholds import THRESHOLDS
 from robustbench_lite.run import probes
-from robustbench_lite.run.cell import Ran
+from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.threat import Threat
 
 PGD = "pgd:steps=20,restarts=2,objective=margin"
