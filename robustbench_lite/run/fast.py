@@ -118,31 +118,13 @@ def _margins(system: System, x: Tensor, labels: Tensor | None) -> tuple[Tensor, 
 
 
 class _ChannelsLast(nn.Module):
-    """The model in channels-last order on the way forward and on the way back.
-
-    Slicing and padding, as in the shortcuts of small ResNets, hand back gradients in the other order, and everything before
-    them would follow.
-    """
-
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
-        for part in self.model.modules():
-            if isinstance(part, nn.Conv2d):
-                part.register_forward_pre_hook(_keeps_order)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
         return scores
-
-
-def _keeps_order(_: nn.Module, images: tuple[Tensor, ...]) -> None:
-    if images[0].requires_grad:
-        images[0].register_hook(_ordered)
-
-
-def _ordered(grad: Tensor) -> Tensor:
-    return grad.contiguous(memory_format=torch.channels_last)
 
 
 class _Autocast(nn.Module):
