@@ -1,5 +1,6 @@
 """What stands in a leaderboard: the columns of NAME.csv, and of the two files beside it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,3 +71,8 @@ def name_of(key: Key) -> str:
 def suspect(flags: str) -> list[str]:
     """The flags, joined by `;`, that say something against a figure: not what a plain attacker alone is blind to."""
     return [flag for flag in flags.split(";") if flag and not flag.startswith("plain-")]
+
+
+def number_of(cell: object) -> float:
+    """The figure in a cell, as it was computed or as text of a file; NaN where there is none."""
+    return math.nan if str(cell) in ("", "nan") else float(str(cell))

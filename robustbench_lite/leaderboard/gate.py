@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import SHARES, chance, counted, images
-from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, key_of, name_of
+from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, key_of, name_of, number_of
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.statistics import clopper_pearson, holm, mcnemar
@@ -210,7 +210,9 @@ class _Costs:
 
     @classmethod
     def of(cls, board: Board) -> "_Costs":
-        asked = {(key_of(row), str(row["attack"])): _number(row["queries"]) for row in board.samples.to_dict("records")}
+        asked = {
+            (key_of(row), str(row["attack"])): number_of(row["queries"]) for row in board.samples.to_dict("records")
+        }
         seconds = {key_of(row): float(row["seconds_per_sample"]) for row in board.timings.to_dict("records")}
         return cls(queries={one: value for one, value in asked.items() if math.isfinite(value)}, seconds=seconds)
 
@@ -229,9 +231,7 @@ def _dearer(
     yield from _grown("time", key, clock, limits.seconds)
 
 
-def _grown(
-    kind: Kind, key: Key, pairs: Sequence[tuple[str, float, float]], factor: float | None
-) -> Iterator[Alarm]:  # fmt: skip
+def _grown(kind: Kind, key: Key, pairs: Sequence[tuple[str, float, float]], factor: float | None) -> Iterator[Alarm]:
     for what, first, second in pairs:
         if factor is not None and second > factor * first:
             how = f"grew {second / first:.2f} times, {factor:g} allowed" if first > 0 else "was nothing before"
@@ -254,8 +254,4 @@ def _plain(kind: Kind, key: Key, how: str) -> Alarm:
 
 
 def _absent(value: object) -> bool:
-    return str(value) in ("", "nan")
-
-
-def _number(value: object) -> float:
-    return math.nan if _absent(value) else float(str(value))
+    return math.isnan(number_of(value))

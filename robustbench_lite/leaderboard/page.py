@@ -1,5 +1,6 @@
 """A leaderboard to be read: NAME.md, and a table for the terminal."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of
+from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of, number_of
 from robustbench_lite.leaderboard.plan import BoardPlan
+from robustbench_lite.results.grid import percent
 
 _CLAIMED = "Claimed: under the attacks that do not know the defense."
 NOTES = (
@@ -81,18 +83,18 @@ def _sheets(board: Board) -> Iterator[_Sheet]:
         counts = sorted({int(value) for value in own["n"]})
         n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
         models = list(own["architecture"].unique())
-        # One model for all is told once.
-        alone = len(models) == 1 and len(own) > 1
-        heading = " · ".join([str(dataset), str(threat), n, *(models if alone else [])])
-        columns = [name for name in _columns(board, own) if not (alone and name == "model")]
+        told_once = models if len(models) == 1 and len(own) > 1 else []  # the model of all rows
+        who = ["defense"] if told_once else ["model", "defense"]
+        columns = _columns(board, own, who)
         ranks = [list(_cells(row, columns)) for row in _dicts(own)]
+        heading = " · ".join([str(dataset), str(threat), n, *told_once])
         yield _Sheet(title=heading, level=2, columns=columns, rows=ranks)
-        names = {key_of(row): [*([] if alone else [_model(row)]), _defense(row)] for row in _dicts(own)}
+        names = {key_of(row): list(_cells(row, who)) for row in _dicts(own)}
         for what, (title, heads, _) in _BESIDE.items():
             told = [(key_of(row), row) for row in _dicts(board.beside.get(what, _NOTHING))]
             cells = [[*names[key], *_figures(row, heads)] for key, row in told if key in names]
             if cells:
-                columns = [*([] if alone else ["model"]), "defense", "attack", "adversary", *heads]
+                columns = [*who, "attack", "adversary", *heads]
                 yield _Sheet(title=title, level=3, columns=columns, rows=cells)
 
 
@@ -138,17 +140,17 @@ def _figures(row: Mapping[str, object], heads: Mapping[str, str]) -> Iterator[st
         if column in ("n", "draws"):
             yield f"{float(str(value)):.0f}"
         elif column == "auc":
-            yield "-" if str(value) in ("", "nan") else f"{float(str(value)):.3f}"
-        elif column == "destruction" and str(value) not in ("", "nan"):
+            yield "-" if math.isnan(number_of(value)) else f"{number_of(value):.3f}"
+        elif column == "destruction" and not math.isnan(number_of(value)):
             yield f"{_percent(value)} [{_percent(row['destruction_low'])}, {_percent(row['destruction_high'])}]"
         else:
             yield _percent(value)
 
 
-def _columns(board: Board, own: pd.DataFrame) -> list[str]:
-    """Rank, who, and what says something in this table."""
+def _columns(board: Board, own: pd.DataFrame, who: Sequence[str]) -> list[str]:
+    """Rank, `who`, and what says something in this table."""
     attacks = [name for name in board.attacks if own[name].notna().any()]
-    found = ["rank", "model", "defense", "parameters", "clean", *attacks]
+    found = ["rank", *who, "parameters", "clean", *attacks]
     if _claims_more(own):
         found.append("claimed")
     found.append("worst case")
@@ -195,12 +197,12 @@ def _defense(row: Mapping[str, object]) -> str:
 
 
 def _percent(value: object) -> str:
-    number = float(str(value)) if str(value) not in ("", "nan") else float("nan")
-    return "-" if number != number else f"{100 * number:.1f}"
+    return percent(number_of(value))
 
 
 def _amount(value: object) -> str:
-    return f"{float(str(value)):,.0f}" if str(value) not in ("", "nan") else "-"
+    number = number_of(value)
+    return "-" if math.isnan(number) else f"{number:,.0f}"
 
 
 def _rule(column: str) -> str:
