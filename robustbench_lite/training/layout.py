@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.training.seeds import seeded
@@ -30,19 +30,20 @@ def fast_layout(model: nn.Module, data: Dataset, device: torch.device) -> Iterat
         return
     model.to(memory_format=torch.channels_last)
     try:
-        if not _runs(model, torch.zeros(2, *data.shape, device=device)):
+        if not _runs(model, data, device):
             model.to(memory_format=torch.contiguous_format)
         yield
     finally:
         model.to(memory_format=torch.contiguous_format)
 
 
-def _runs(model: nn.Module, x: Tensor) -> bool:
+def _runs(model: nn.Module, data: Dataset, device: torch.device) -> bool:
     """Whether the network takes its weights so: one that views activations as they lie in memory does not."""
+    x, y = torch.zeros(2, *data.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
     model.eval()
     try:
-        with torch.no_grad(), seeded(0, x.device):
-            model(x)
+        with torch.no_grad(), seeded(0, device):
+            model(x, y) if getattr(model, "conditional", False) else model(x)  # a generator that is told the label
     except RuntimeError:
         return False
     return True

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from robustbench_lite.data.base import ArrayImages, Dataset
 from robustbench_lite.errors import UserError
-from robustbench_lite.generators import load_generator, train_generator
+from robustbench_lite.generators import load_generator, resolve_generator, train_generator
 from robustbench_lite.randomness import Draws
 
 
@@ -107,3 +108,19 @@ def test_samples_belong_to_their_streams() -> None:
 def test_out_must_be_safetensors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         train_generator("vae", "digits", out=tmp_path / "vae.pt")
+
+
+@pytest.mark.parametrize(
+    "text", ["conditional-vae", "conditional-gan", "dcgan:conditional=true,packing=3", "wgan-gp", "lapgan:width=4"]
+)
+def test_images_that_lie_channels_last_are_learned_too(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(resolve_generator(text)), "verdict", lambda *_: {})  # four steps come to nothing
+    images = torch.rand(48, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    data = Dataset(
+        name="noise", images=ArrayImages(images.numpy()), labels=(torch.arange(48) % 4).numpy(), num_classes=4,
+        shape=(1, 20, 20), split="train",
+    )  # fmt: skip
+    trained = train_generator(text, data, epochs=2, batch_size=24, use_cache=False)
+    made = trained.network.decode(trained.network.prior(streams(4)), torch.arange(4))
+    assert made.shape == (4, 1, 20, 20)
+    assert trained.card["training"]["last"]["epoch"] == 2
