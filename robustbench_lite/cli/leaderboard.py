@@ -106,9 +106,9 @@ def _build_generators(plan: "GeneratorPlan", target: Path, place: Path, data_roo
 
 
 def _show_generators(file: Path) -> None:
-    from robustbench_lite.leaderboard import generators
+    from robustbench_lite.leaderboard import generator_table
 
-    for data, part in generators.parts(generators.read(file)):
+    for data, part in generator_table.parts(generator_table.read(file)):
         print(data)
         show_frame(part)
 
@@ -116,9 +116,7 @@ def _show_generators(file: Path) -> None:
 @app.command("show", epilog=SHOW_EXAMPLES)
 def show_board(file: Annotated[Path, _File]) -> None:
     """Print a leaderboard."""
-    from robustbench_lite.leaderboard import generators
-
-    if generators.is_table(file):
+    if _of_generators([file]):
         _show_generators(file)
         return
     from robustbench_lite.leaderboard.board import Board
@@ -134,12 +132,20 @@ def merge(
 ) -> None:
     """Rank the systems of several leaderboards together; of one that stands in several, the last counts.
 
-    They must have been evaluated on the same images.
+    They must have been evaluated on the same images. Rows of generators are put together, and nobody is ranked; where NAME.toml
+    with [[training]] lies beside --out, rows that no training of it gives are left out.
     """
+    _named_csv(out)
+    if _of_generators(files):
+        from robustbench_lite.leaderboard import generators
+
+        written = generators.merge(files, out)
+        _show_generators(out)
+        print("Written: " + ", ".join(str(path) for path in written))
+        return
     from robustbench_lite.leaderboard.board import Board
     from robustbench_lite.leaderboard.page import page_of, shown
 
-    _named_csv(out)
     first, *others = [Board.read(file) for file in files]
     board = first.merged(others)
     board.write(out, page_of(board, out.stem, out.stem, f"Merged from {', '.join(file.name for file in files)};"))
@@ -155,6 +161,12 @@ def diff(
 
     Whether a difference is more than chance is what rbl check asks.
     """
+    if _of_generators([before, after]):
+        from robustbench_lite.leaderboard import generator_table
+
+        lines = list(generator_table.changes(generator_table.read(before), generator_table.read(after)))
+        print("\n".join(lines) or "nothing is different")
+        raise typer.Exit(1 if lines else 0)
     from robustbench_lite.leaderboard.board import Board
     from robustbench_lite.leaderboard.columns import key_of, name_of
     from robustbench_lite.leaderboard.validate import changes
@@ -176,7 +188,7 @@ def validate(
 
     What lies beside a leaderboard (NAME.samples.csv and the like) is looked at with it.
     """
-    from robustbench_lite.leaderboard import generators
+    from robustbench_lite.leaderboard import generator_table, generators
     from robustbench_lite.leaderboard.board import belongs_to_another
     from robustbench_lite.leaderboard.validate import faults
 
@@ -184,7 +196,7 @@ def validate(
     for file in files:
         if belongs_to_another(file):
             continue
-        found = list(generators.faults(file)) if generators.is_table(file) else faults(file)
+        found = list(generators.faults(file)) if generator_table.is_table(file) else faults(file)
         wrong += len(found)
         for fault in found:
             complain(f"{file}: {fault}")
@@ -192,6 +204,22 @@ def validate(
             print(f"{file}: sound")
     if wrong:
         raise typer.Exit(1)
+
+
+def _of_generators(files: list[Path]) -> bool:
+    """Whether these are tables of generators.
+
+    Raises:
+        UserError: some are, and some are not.
+    """
+    from robustbench_lite.errors import UserError
+    from robustbench_lite.leaderboard.generator_table import is_table
+
+    kinds = {file: is_table(file) for file in files}
+    if len(set(kinds.values())) == 2:
+        one, other = (next(file for file, told in kinds.items() if told is kind) for kind in (True, False))
+        raise UserError(f"{str(one)!r} is a table of generators and {str(other)!r} is not; accepted: files of one kind")
+    return any(kinds.values())
 
 
 def _named_csv(path: Path) -> None:

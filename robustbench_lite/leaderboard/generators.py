@@ -1,23 +1,30 @@
-"""A leaderboard of generators: what is trained, the table, its page. Nobody is ranked: no figure says it all."""
+"""Leaderboards of generators: what is trained, and the table held to it. Nobody is ranked: no figure says it all."""
 
-import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
+from robustbench_lite.leaderboard.generator_table import (
+    HEAD,
+    base,
+    csv_of,
+    merged,
+    page,
+    read,
+    read_text,
+    read_timed,
+    write,
+)
 from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of
 from robustbench_lite.run.generate import train
-from robustbench_lite.run.quality import SHOWN, Options, measure_files
+from robustbench_lite.run.quality import Options, measure_files, seeds_told, steps_told
 
-#: the columns by which such a table is known, and its clock
-HEAD, CLOCK = ("generator", "data", "kind", "setting"), "training_seconds"
 _RECIPE = ("epochs", "batch_size", "learning_rate", "ema")
 
 
@@ -33,6 +40,20 @@ class Training:
     dataset: str = "digits"
     seeds: tuple[int, ...] = (0,)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def gives(self, row: Mapping[Any, Any]) -> bool:
+        """Whether a row of the table is of this training: the generator, the data, the seeds, and what is told of its recipe."""
+        steps, seeds = [*str(row["setting"]).split(", "), ""][:2]
+        known = steps_told(*(self.recipe.get(name, r"\d+") for name in ("epochs", "batch_size")))
+        return (
+            (row["generator"], row["data"], row["kind"]) == (self.generator, self.dataset, "measured")
+            and seeds == seeds_told(self.seeds)
+            and re.fullmatch(known, steps) is not None
+        )
+
+    def __str__(self) -> str:
+        recipe = "".join(f", {name} {value}" for name, value in self.recipe.items())
+        return f"{self.generator} on {self.dataset} ({seeds_told(self.seeds)}{recipe})"
 
     def files(self, folder: Path) -> dict[int, Path]:
         """Where each seed's weights go."""
@@ -69,6 +90,20 @@ class GeneratorPlan:
             title=str(own.get("title", path.stem)), about=str(own.get("about", "")), options=Options(**measure),
             trainings=tuple(_training(one, f"{what}: [[training]]") for one in trainings),
         )  # fmt: skip
+
+    def page(self, table: pd.DataFrame, name: str) -> str:
+        """NAME.md."""
+        origin = (
+            f"Built from [{name}.toml]({name}.toml) by `rbl leaderboard build {name}.toml`; all figures are in"
+            f" [{name}.csv]({name}.csv)."
+        )
+        return page(table, self.title, self.about, origin)
+
+    def gives(self, row: Mapping[Any, Any]) -> bool:
+        """Whether a row is of one of the trainings, or a paper's on data of theirs."""
+        if row["kind"] == "published":
+            return any(base(one.dataset) == base(row["data"]) for one in self.trainings)
+        return any(one.gives(row) for one in self.trainings)
 
 
 def _training(told: Mapping[str, Any], what: str) -> Training:
@@ -109,67 +144,30 @@ def build(
     frame = measure_files(
         files, out=folder / target.name, options=plan.options, data_root=data_root, training=progress, begin=begin
     )
-    figures = frame.drop(columns=CLOCK, errors="ignore").to_csv(index=False, float_format="%.6g")
-    written = {target: figures, target.with_suffix(".md"): page(read_text(figures), plan, target.stem)}
-    if CLOCK in frame:
-        clocks = frame.loc[frame[CLOCK].notna(), [*HEAD, CLOCK]]
-        written[target.with_name(f"{target.stem}.timings.csv")] = clocks.to_csv(index=False, float_format="%.6g")
-    with writing(target.parent):
-        for path, text in written.items():
-            atomic_write(path, text.encode())
-    return tuple(written)
+    return write(target, frame, plan.page(read_text(csv_of(frame)), target.stem))
 
 
-def is_table(path: Path) -> bool:
-    """Whether a CSV is such a table."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline().strip().split(",")[: len(HEAD)] == list(HEAD)
-    except (OSError, UnicodeDecodeError):
-        return False
+def merge(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
+    """Write the rows of several tables as one; of a row that stands in several, the last counts.
 
+    Where NAME.toml with `[[training]]` lies beside `target`, rows that no training of it gives are left out, and those of papers
+    on data that none of them learns.
 
-def read(path: Path) -> pd.DataFrame:
-    """The table as texts, as it stands in its file.
+    Args:
+        target: NAME.csv.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: one cannot be read, or the folder cannot be written.
     """
-    try:
-        return read_text(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the table of generators {str(path)!r}: {error}") from None
-
-
-def read_text(text: str) -> pd.DataFrame:
-    """The same of the file's content."""
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[])
-
-
-def parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """For each kind of data its rows, with the figures that people ask for first and somebody has; ± is the spread."""
-    for data, own in table.groupby(table["data"].str.partition(":")[0], sort=False):
-        figures = [name for name in SHOWN if name in own and name != CLOCK and not name.endswith("_sd")]
-        names = [name for name in figures if (own[name] != "").any()]
-        shown = {name.replace("_", " "): [_figure(row, name) for row in own.to_dict("records")] for name in names}
-        who = [source or setting for source, setting in zip(own["source"], own["setting"], strict=True)]
-        yield str(data), pd.DataFrame({"generator": own["generator"].tolist(), **shown, "how, or who": who})
-
-
-def page(table: pd.DataFrame, plan: GeneratorPlan, name: str) -> str:
-    """NAME.md."""
-    out = [f"# {plan.title}", "", *([plan.about, ""] if plan.about else [])]
-    for data, own in parts(table):
-        out += [f"## {data}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
-        out += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in own.to_numpy()]
-        out.append("")
-    out += [
-        "± is the spread over seeds, or of one training over samplings. There is no rank: no figure says it all, and what papers"
-        " tell was measured by other judges and trainings.\n",
-        f"Built from [{name}.toml]({name}.toml) by `rbl leaderboard build {name}.toml`; all figures are in"
-        f" [{name}.csv]({name}.csv).",
-    ]
-    return "\n".join(out) + "\n"
+    table, toml = merged([read_timed(file) for file in files]), target.with_suffix(".toml")
+    plan = GeneratorPlan.load(toml) if toml.exists() else None
+    if plan is None:
+        told = (
+            f"Merged from {', '.join(file.name for file in files)}; all figures are in [{target.name}]({target.name})."
+        )
+        return write(target, table, page(table, target.stem, "", told))
+    table = table[[plan.gives(row) for row in table.to_dict("records")]]
+    return write(target, table, plan.page(table, target.stem))
 
 
 def faults(path: Path) -> Iterator[str]:
@@ -186,19 +184,19 @@ def faults(path: Path) -> Iterator[str]:
     if plan is None:
         yield f"there is no plan {toml.name} with [[training]] beside it"
         return
-    ours = table[table["kind"] == "measured"]
-    planned = {(one.generator, one.dataset): one for one in plan.trainings}
-    found = set(zip(ours["generator"], ours["data"], strict=True))
+    ours = table[table["kind"] == "measured"].to_dict("records")
     yield from (
-        f"{who} on {data} is in the plan and not in the table" for who, data in planned if (who, data) not in found
+        f"{one} is in the plan and not in the table"
+        for one in plan.trainings
+        if not any(one.gives(row) for row in ours)
     )
     yield from (
-        f"{who} on {data} is in the table and not in the plan"
-        for who, data in sorted(found)
-        if (who, data) not in planned
+        f"{row['generator']} on {row['data']} ({row['setting']}) is in the table and not in the plan"
+        for row in ours
+        if not plan.gives(row)
     )
     beside = path.with_suffix(".md")
-    if not beside.exists() or beside.read_text(encoding="utf-8") != page(table, plan, path.stem):
+    if not beside.exists() or beside.read_text(encoding="utf-8") != plan.page(table, path.stem):
         yield f"{beside.name} is not what {path.name} and {toml.name} give"
 
 
@@ -209,10 +207,3 @@ def _tells(paper: Row, row: Mapping[Any, Any]) -> bool:
     return {name: value for name, value in row.items() if value != ""} == {
         name: value for name, value in {**who, **told}.items() if value != ""
     }
-
-
-def _figure(row: Mapping[Any, Any], name: str) -> str:
-    value, spread = str(row[name]), str(row.get(f"{name}_sd", ""))
-    if value == "":
-        return ""
-    return f"{float(value):.4g}" + (f" ± {float(spread):.2g}" if spread else "")

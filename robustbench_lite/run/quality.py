@@ -160,7 +160,7 @@ def _rows(found: Sequence[tuple[Trained, str, dict[str, float]]], options: Optio
     groups: dict[tuple[str, str, str], list[tuple[Trained, dict[str, float]]]] = {}
     for trained, data, figures in found:
         recipe = trained.card["recipe"]
-        steps = f"{recipe['epochs']} epochs of batches of {recipe['batch_size']}"
+        steps = steps_told(recipe["epochs"], recipe["batch_size"])
         groups.setdefault((str(trained.card["architecture"]), data, steps), []).append((trained, figures))
     return [_row(*who, members, options) for who, members in groups.items()]
 
@@ -179,6 +179,15 @@ def _row(
     clocks = [float(trained.card["seconds"]) for trained, _ in members if "seconds" in trained.card]
     if clocks:
         figures["training_seconds"] = float(np.mean(clocks))
-    told = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     read = "" if "high_quality" in figures else f", judge {options.judge}"  # nobody reads points of the plane
-    return Row(generator=generator, data=data, figures=figures, setting=f"{steps}, {told}{read}")
+    return Row(generator=generator, data=data, figures=figures, setting=f"{steps}, {seeds_told(seeds)}{read}")
+
+
+def steps_told(epochs: object, batch_size: object) -> str:
+    """How long a row's trainings were, as its setting begins."""
+    return f"{epochs} epochs of batches of {batch_size}"
+
+
+def seeds_told(seeds: Sequence[int]) -> str:
+    """The seeds of a row, as the second part of its setting."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"

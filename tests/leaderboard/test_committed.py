@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_lite.leaderboard import generators
+from robustbench_lite.leaderboard import generator_table, generators
 from robustbench_lite.leaderboard.board import belongs_to_another
 from robustbench_lite.leaderboard.validate import faults
 
@@ -15,4 +15,4 @@ BOARDS = sorted(path for path in FOLDER.glob("*.csv") if not belongs_to_another(
 @pytest.mark.parametrize("path", BOARDS, ids=[path.stem for path in BOARDS])
 def test_a_leaderboard_is_sound_and_has_its_plan(path: Path):
     assert path.with_suffix(".toml").exists()
-    assert (list(generators.faults(path)) if generators.is_table(path) else faults(path)) == []
+    assert (list(generators.faults(path)) if generator_table.is_table(path) else faults(path)) == []

@@ -10,7 +10,8 @@ from robustbench_lite.cli import main
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import Row, table
 from robustbench_lite.leaderboard import generators
-from robustbench_lite.leaderboard.generators import GeneratorPlan, faults, page, read
+from robustbench_lite.leaderboard.generator_table import read
+from robustbench_lite.leaderboard.generators import GeneratorPlan, faults
 
 PLAN = """
 [leaderboard]
@@ -30,12 +31,17 @@ epochs = 2
 def board(tmp_path: Path) -> Path:
     """A table with a row of ours and those of papers, its plan and its page."""
     path = tmp_path / "two.csv"
-    mine = Row(generator="gan", data="grid", figures={"modes": 20.5, "modes_sd": 0.71}, setting="2 epochs, 2 seeds")
+    mine = Row(
+        generator="gan",
+        data="grid",
+        figures={"modes": 20.5, "modes_sd": 0.71},
+        setting="2 epochs of batches of 100, 2 seeds",
+    )
     path.write_text(table([mine]).to_csv(index=False, float_format="%.6g"))
     path.with_suffix(".toml").write_text(PLAN)
     plan = GeneratorPlan.load(path.with_suffix(".toml"))
     assert plan is not None
-    path.with_suffix(".md").write_text(page(read(path), plan, "two"))
+    path.with_suffix(".md").write_text(plan.page(read(path), "two"))
     return path
 
 
@@ -57,7 +63,11 @@ def test_a_page_shows_ours_beside_those_of_papers(board: Path):
         ),
         (
             lambda text: text.replace("\ngan,grid,measured", "\nvae,grid,measured"),
-            "gan on grid is in the plan and not in",
+            "gan on grid (2 seeds, epochs 2) is in the plan and not in",
+        ),
+        (
+            lambda text: text.replace("2 epochs of", "3 epochs of"),
+            "gan on grid (3 epochs of batches of 100, 2 seeds) is in the table and not in the plan",
         ),
     ],
 )
@@ -115,3 +125,61 @@ def test_a_plan_is_trained_measured_and_written_and_again_gives_the_same_bytes(
     assert found["setting"].iloc[0].endswith("2 seeds")
     assert list(faults(tmp_path / "two.csv")) == []
     assert pd.read_csv(tmp_path / "two.timings.csv")["training_seconds"].iloc[0] >= 0
+
+
+def test_tables_built_apart_become_one(board: Path, capsys: pytest.CaptureFixture[str]):
+    """The last of two rows of the same training counts; what no training of the plan gives is left out."""
+    folder = board.parent
+    other, third = folder / "other.csv", folder / "third.csv"
+    again = Row(
+        generator="gan",
+        data="grid",
+        figures={"modes": 24.0, "seen": 1.0},
+        setting="2 epochs of batches of 100, 2 seeds",
+    )
+    stray = Row(generator="gan", data="ring", figures={"modes": 7.0}, setting="5 epochs of batches of 100, seed 0")
+    other.write_text(table([again, stray]).to_csv(index=False, float_format="%.6g"))
+    (folder / "other.timings.csv").write_text(
+        f'generator,data,kind,setting,training_seconds\ngan,grid,measured,"{again.setting}",12.5\n'
+    )
+    third.write_text(table([stray], published=()).to_csv(index=False))
+    assert main(["leaderboard", "merge", str(board), str(other), str(third), "--out", str(board)]) == 0
+    assert "24" in capsys.readouterr().out
+    found = read(board)
+    ours = found[found["kind"] == "measured"]
+    assert ours[["data", "modes", "modes_sd", "seen"]].to_numpy().tolist() == [["grid", "24", "", "1"]]
+    assert set(found["data"]) == {"grid"}
+    assert (found["kind"] == "published").sum() == (read(board.parent / "other.csv")["data"] == "grid").sum() - 1
+    assert pd.read_csv(folder / "two.timings.csv")["training_seconds"].tolist() == [12.5]
+    assert list(faults(board)) == []
+
+
+def test_without_a_plan_all_rows_are_kept(board: Path):
+    other, out = board.parent / "other.csv", board.parent / "both.csv"
+    more = Row(generator="vae", data="digits", figures={"frechet": 7.0}, setting="5 epochs of batches of 100, seed 0")
+    other.write_text(table([more], published=()).to_csv(index=False))
+    assert main(["leaderboard", "merge", str(board), str(other), "--out", str(out)]) == 0
+    found = read(out)
+    assert found["data"].tolist() == [*read(board)["data"], "digits"]
+    assert "Merged from two.csv, other.csv" in out.with_suffix(".md").read_text()
+
+
+def test_what_is_different_is_told(board: Path, capsys: pytest.CaptureFixture[str]):
+    other = board.parent / "other.csv"
+    other.write_text(board.read_text())
+    assert main(["leaderboard", "diff", str(board), str(other)]) == 0
+    assert capsys.readouterr().out == "nothing is different\n"
+    other.write_text(board.read_text().replace("20.5", "21.5").replace("\npacgan4", "\npacgan5"))
+    assert main(["leaderboard", "diff", str(board), str(other)]) == 1
+    out = capsys.readouterr().out
+    assert "changed: gan · grid · 2 epochs of batches of 100, 2 seeds: modes 20.5 -> 21.5" in out
+    assert "gone: pacgan4 · grid · Lin et al. 2018" in out
+    assert "new: pacgan5 · grid · Lin et al. 2018" in out
+
+
+def test_two_kinds_are_not_put_together(board: Path, capsys: pytest.CaptureFixture[str]):
+    other = board.parent / "other.csv"
+    other.write_text("rank,model\n1,small-cnn\n")
+    for words in (["diff", str(board), str(other)], ["merge", str(other), str(board), "--out", str(board)]):
+        assert main(["leaderboard", *words]) == 2
+        assert "is a table of generators and" in capsys.readouterr().err

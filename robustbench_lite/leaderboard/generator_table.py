@@ -1,0 +1,151 @@
+"""The table of a leaderboard of generators: read, joined, compared, written, and its page."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.errors import UserError
+from robustbench_lite.run.quality import SHOWN
+
+#: the columns by which such a table is known, and its clock
+HEAD, CLOCK = ("generator", "data", "kind", "setting"), "training_seconds"
+#: which rows are the same one: two papers may tell of the same method
+_KEY = (*HEAD, "source")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a CSV is such a table."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().strip().split(",")[: len(HEAD)] == list(HEAD)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table as texts, as it stands in its file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return read_text(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the table of generators {str(path)!r}: {error}") from None
+
+
+def read_timed(path: Path) -> pd.DataFrame:
+    """The same with the clocks that lie beside it, if any.
+
+    Raises:
+        UserError: one of the two cannot be read.
+    """
+    table, clocks = read(path), _clocks_of(path)
+    if CLOCK in table or not clocks.exists():
+        return table
+    joined = table.merge(read(clocks), how="left", on=list(HEAD)).fillna("")
+    return joined[[*(name for name in joined if name != "source"), "source"]]
+
+
+def read_text(text: str) -> pd.DataFrame:
+    """The same of the file's content."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[])
+
+
+def parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """For each kind of data its rows, with the figures that people ask for first and somebody has; ± is the spread."""
+    for data, own in table.groupby(table["data"].map(base), sort=False):
+        figures = [name for name in SHOWN if name in own and name != CLOCK and not name.endswith("_sd")]
+        names = [name for name in figures if (own[name] != "").any()]
+        shown = {name.replace("_", " "): [_figure(row, name) for row in own.to_dict("records")] for name in names}
+        who = [source or setting for source, setting in zip(own["source"], own["setting"], strict=True)]
+        yield str(data), pd.DataFrame({"generator": own["generator"].tolist(), **shown, "how, or who": who})
+
+
+def merged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several tables by data, ours before those of papers; of one that stands in several, the last counts."""
+    names = list(dict.fromkeys(name for table in tables for name in table.columns if name != "source"))
+    rows = pd.concat(tables).reindex(columns=[*names, "source"]).fillna("")
+    rows = rows.drop_duplicates(list(_KEY), keep="last")
+    data = {name: place for place, name in enumerate(dict.fromkeys(rows["data"].map(base)))}
+    order = rows["data"].map(base).map(data) * 2 + (rows["kind"] != "measured")
+    return rows.iloc[order.argsort(kind="stable").to_numpy()].reset_index(drop=True)
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[str]:
+    """What is different between two tables, a line each."""
+    old, new = (
+        {tuple(row[name] for name in _KEY): row for row in table.to_dict("records")} for table in (before, after)
+    )
+    for key in dict.fromkeys([*old, *new]):
+        who = " · ".join(filter(None, (key[0], key[1], key[4] or key[3])))
+        if key not in old or key not in new:
+            yield f"{'gone' if key in old else 'new'}: {who}"
+            continue
+        for name in dict.fromkeys([*old[key], *new[key]]):
+            first, second = (str(row.get(name, "")) for row in (old[key], new[key]))
+            if first != second:
+                yield f"changed: {who}: {name} {first or 'nothing'} -> {second or 'nothing'}"
+
+
+def write(target: Path, table: pd.DataFrame, page: str) -> tuple[Path, ...]:
+    """Write NAME.csv, NAME.md and, where it is known how long trainings took, NAME.timings.csv.
+
+    Args:
+        target: NAME.csv. table: all of it, the clock too. page: NAME.md.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    written = {target: csv_of(table.drop(columns=CLOCK, errors="ignore")), target.with_suffix(".md"): page}
+    if CLOCK in table:
+        clocks = table.loc[table[CLOCK].notna() & (table[CLOCK] != ""), [*HEAD, CLOCK]]
+        written[_clocks_of(target)] = csv_of(clocks)
+    with writing(target.parent):
+        for path, text in written.items():
+            atomic_write(path, text.encode())
+    return tuple(written)
+
+
+def csv_of(table: pd.DataFrame) -> str:
+    """The table as the text of its file."""
+    return table.to_csv(index=False, float_format="%.6g")
+
+
+def _clocks_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.timings.csv")
+
+
+def base(data: str) -> str:
+    """The dataset's name without its options."""
+    return data.partition(":")[0]
+
+
+def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:
+    """NAME.md.
+
+    Args:
+        origin: a sentence on where the figures come from and lie.
+    """
+    out = [f"# {title}", "", *([about, ""] if about else [])]
+    for data, own in parts(table):
+        out += [f"## {data}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
+        out += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in own.to_numpy()]
+        out.append("")
+    out += [
+        "± is the spread over seeds, or of one training over samplings. There is no rank: no figure says it all, and what papers"
+        " tell was measured by other judges and trainings.\n",
+        origin,
+    ]
+    return "\n".join(out) + "\n"
+
+
+def _figure(row: Mapping[Any, Any], name: str) -> str:
+    value, spread = str(row[name]), str(row.get(f"{name}_sd", ""))
+    if value == "":
+        return ""
+    return f"{float(value):.4g}" + (f" ± {float(spread):.2g}" if spread else "")
