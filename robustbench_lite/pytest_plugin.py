@@ -56,6 +56,8 @@ def _compare(baseline: Path, folder: Path, *, update: bool, alpha: float) -> Non
         board = Board.read(baseline).merged([now]) if baseline.exists() else now
         board.write(baseline, page_of(board, baseline.stem, baseline.stem, "Written by pytest --rbl-update;"))
         return
+    if not baseline.exists():
+        pytest.fail(f"there is no baseline {baseline}; run pytest --rbl-update once", pytrace=False)
     keys = {key_of(row) for row in now.rows.to_dict("records")}
     before = Board.read(baseline).only(keys)
     absent = keys - {key_of(row) for row in before.rows.to_dict("records")}

@@ -32,6 +32,9 @@ def test_a_baseline_is_written_and_guards(tmp_path: Path) -> None:
     suite = tmp_path / "test_net.py"
     suite.write_text("WORSE = False\n" + SUITE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    absent = run(tmp_path, "--rbl-baseline", "board.csv")
+    assert absent.returncode == 1
+    assert "there is no baseline board.csv; run pytest --rbl-update once" in absent.stdout
     asked = run(tmp_path, "--rbl-baseline", "board.csv", "--rbl-update")
     assert asked.returncode == 0, asked.stdout + asked.stderr
     assert "Net" in (tmp_path / "board.csv").read_text()
