@@ -24,6 +24,8 @@ from robustbench_lite.cli import main
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.describe import SOURCES, describe
 from robustbench_lite.errors import PluginError, UserError
+from robustbench_lite.generators import resolve_generator
+from robustbench_lite.leaderboard.generators import GeneratorPlan
 from robustbench_lite.run.evaluate import Result, run
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.system import System
@@ -200,8 +202,15 @@ def test_columns_and_files_named_in_the_readme_are_those_of_a_run(quiet: Path) -
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_plan_names_what_there_is(path: Path) -> None:
-    plan = Plan.load(path)
     assert path.name in (ROOT / "plans/README.md").read_text(encoding="utf-8")
+    generators = GeneratorPlan.load(path)
+    if generators is not None:
+        for one in generators.trainings:
+            network = resolve_generator(one.generator)
+            assert str(network) == one.generator
+            network.build((3, 32, 32), 10)
+        return
+    plan = Plan.load(path)
     for text in plan.defenses:
         resolve_defense(text)
     for text in plan.attacks:
