@@ -51,6 +51,11 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def amount(value: float) -> str:
+    """A count or seconds: a digit after the point below 100; `-` for NaN."""
+    return "-" if math.isnan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def interval(row: pd.Series) -> str:
     """Robust accuracy of a summary row with its interval; only the bounds where samples have no verdict."""
     bounds = f"[{percent(row['robust_acc_low'])}, {percent(row['robust_acc_high'])}]"

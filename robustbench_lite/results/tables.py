@@ -13,7 +13,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_lite.results.grid import Grid, Row, distance, folded, grids, header_lines, interval, percent, systems
+from robustbench_lite.results.grid import (
+    Grid,
+    Row,
+    amount,
+    distance,
+    folded,
+    grids,
+    header_lines,
+    interval,
+    percent,
+    systems,
+)
 from robustbench_lite.results.metrics import WORST_CASE
 
 _WIDTH, _WORST, _CELL, _LABEL, _GAP = 100, 19, 6, 26, 3
@@ -65,7 +76,7 @@ def components(stages: pd.DataFrame) -> Group:
             table.add_column(name, justify="left" if name == "component" else "right", overflow="fold")
         for _, row in own.iterrows():
             counts = (str(row["attacked"]), str(row["broken"]), percent(row["robust_acc"]))
-            amounts = (_amount(row[name]) for name in ("forwards", "backwards", "seconds"))
+            amounts = (amount(row[name]) for name in ("forwards", "backwards", "seconds"))
             table.add_row(Text(str(row["stage"])), *counts, *amounts)
         title = f"{attack} by component · {dataset} · {model}, {defense} · {threat}"
         parts += [Text(title, style="bold"), table]
@@ -205,14 +216,10 @@ def _detail_cells(row: pd.Series) -> dict[str, str]:
         "success": percent(row["success_rate"]),
         "target": "" if worst else percent(row["targeted_success"]),
         "norm": distance(row["median_norm"]),
-        "fwd": _amount(row["forwards"]),
-        "bwd": _amount(row["backwards"]),
-        "s": _amount(row["seconds"]),
+        "fwd": amount(row["forwards"]),
+        "bwd": amount(row["backwards"]),
+        "s": amount(row["seconds"]),
     }
-
-
-def _amount(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _boolean(value: Any) -> str:

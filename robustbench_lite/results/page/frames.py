@@ -8,8 +8,8 @@ import pandas as pd
 
 from robustbench_lite.results.claimed import knows
 from robustbench_lite.results.detection import SHOWN
-from robustbench_lite.results.grid import percent
-from robustbench_lite.results.page.tables import Cell, Column, Row, Table, amount, spec, system_of
+from robustbench_lite.results.grid import amount, percent
+from robustbench_lite.results.page.tables import Cell, Column, Row, Table, spec, system_of
 from robustbench_lite.results.run_data import RunData
 
 Form = Callable[[Any], str]

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from robustbench_lite.results.claimed import Claimed, knows
-from robustbench_lite.results.grid import distance, header_lines, interval, percent, systems
+from robustbench_lite.results.grid import amount, distance, header_lines, interval, percent, systems
 from robustbench_lite.results.metrics import WORST_CASE
 from robustbench_lite.results.run_data import RunData
 
@@ -88,12 +88,6 @@ def by_attack(run: RunData) -> Table:
 def spec(text: object) -> Markup:
     """A spec's text that may be broken after `: , ;`."""
     return Markup("<wbr>").join(header_lines(str(text), 200))
-
-
-def amount(value: float) -> str:
-    """A count or seconds: a digit after the point below 100."""
-    value = float(value)
-    return "-" if math.isnan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _compared(run: RunData, summary: pd.DataFrame, caption: str) -> Table:
