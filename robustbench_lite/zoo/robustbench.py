@@ -1,6 +1,10 @@
 """`robustbench:NAME`: the models of RobustBench (Croce et al. 2021, arXiv 2010.09670), through its own package."""
 
 import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +16,9 @@ from robustbench_lite.cache import cache_dir
 from robustbench_lite.errors import UserError, unknown
 from robustbench_lite.zoo.base import LoadedModel, audit, first_line, ready
 
-HOW = "pip install git+https://github.com/RobustBench/robustbench"
+HOW = "pip install 'robustbench-lite[robustbench]'"
+#: what it imports, and what the same is called on the package index
+_RENAMED = {"autoattack": "pyautoattack", "autoattack.state": "pyautoattack.state"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +69,34 @@ def load_robustbench(
 
 def _package(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        with _renamed():
+            return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({first_line(error)})") from error
 
 
+@contextmanager
+def _renamed() -> Iterator[None]:
+    """Inside, `autoattack` is `pyautoattack` where only that is installed.
+
+    On the package index robustbench 1.1.1 depends on the one and imports the other.
+    """
+    if importlib.util.find_spec("autoattack") is not None or importlib.util.find_spec("pyautoattack") is None:
+        yield
+        return
+    lent = {alias: importlib.import_module(name) for alias, name in _RENAMED.items()}
+    sys.modules.update(lent)
+    try:
+        yield
+    finally:
+        for alias in lent:
+            del sys.modules[alias]
+
+
 def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
+    known = _known(options)
+    if known and name not in known:
+        raise unknown("RobustBench model", name, known, f"of {options.dataset} under {options.threat_model}")
     home = cache_dir() / "robustbench" if options.dir is None else Path(options.dir).expanduser()
     # its folders know no corruptions_3d: those models are the same ones
     folder = home / options.dataset / options.threat_model.removesuffix("_3d")
@@ -78,10 +106,6 @@ def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
         module = package.load_model(
             model_name=name, model_dir=str(home), dataset=options.dataset, threat_model=options.threat_model
         )
-    except KeyError as error:
-        known = _known(options)
-        hint = f"of {options.dataset} under {options.threat_model}"
-        raise unknown("RobustBench model", name, known, hint) if known else _broken(name, error) from error
     except Exception as error:  # downloads, unpickling and old code fail in many ways
         raise _broken(name, error) from error
     if not isinstance(module, nn.Module):

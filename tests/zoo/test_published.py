@@ -1,5 +1,6 @@
 """Published architectures and checkpoints: sizes, key names, functions written again, and what is stripped around weights."""
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -383,10 +384,39 @@ def test_mistakes_in_a_name_of_robustbench(spec: str, message: str) -> None:
         zoo.load(spec, **CIFAR, allow_pickle=True)
 
 
+def test_the_package_finds_autoattack_under_the_name_that_the_index_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """robustbench 1.1.1 imports `autoattack` and depends on `pyautoattack`; afterwards nobody else sees the former."""
+    for folder, text in (
+        ("robustbench", "from autoattack import AutoAttack\n"),
+        ("pyautoattack", "class AutoAttack: ...\n"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(text)
+    (tmp_path / "pyautoattack/state.py").write_text("")
+    (tmp_path / "robustbench/model_zoo.py").write_text("")
+    (tmp_path / "robustbench/utils.py").write_text(
+        "from autoattack.state import __name__ as found\n"
+        "from torch import nn\n"
+        "load_model = lambda **_: nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))\n"
+    )
+    for name in [name for name in sys.modules if name.split(".")[0] in ("robustbench", "pyautoattack", "autoattack")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    if importlib.util.find_spec("autoattack") is not None:
+        pytest.skip("autoattack itself is installed here")
+    loaded = zoo.load("robustbench:Standard;download=true", **CIFAR, allow_pickle=True)
+    assert loaded.trained
+    assert "autoattack" not in sys.modules
+    for name in [name for name in sys.modules if name.split(".")[0] in ("robustbench", "pyautoattack")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_without_its_package_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robustbench", None)
     with pytest.raises(
-        UserError, match=r"needs the package robustbench: pip install git\+https://github\.com/RobustBench"
+        UserError, match=r"needs the package robustbench: pip install 'robustbench-lite\[robustbench\]'"
     ):
         zoo.load("robustbench:Standard;download=true", **CIFAR, allow_pickle=True)
 
