@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_lite.errors import UserError, nearest
 
@@ -140,7 +140,8 @@ def show_frame(frame: "pd.DataFrame") -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(frame.columns):
-        table.add_column(Text(str(name).replace("_", " ")), justify="right" if number else "left")
+        side: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(Text(str(name).replace("_", " ")), justify=side, overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else str(value)) for value in row))
     show(table)

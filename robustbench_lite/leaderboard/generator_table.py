@@ -13,6 +13,8 @@ from robustbench_lite.run.quality import SHOWN
 
 #: the columns by which such a table is known, and its clock
 HEAD, CLOCK = ("generator", "data", "kind", "setting"), "training_seconds"
+#: what stands before a judge in a setting, and what a table writes shorter
+_JUDGE, _SHORTER = ", judge ", (" epochs of batches of ", " epochs of ")
 #: which rows are the same one: two papers may tell of the same method
 _KEY = (*HEAD, "source")
 
@@ -57,13 +59,20 @@ def read_text(text: str) -> pd.DataFrame:
 
 
 def parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """For each kind of data its rows, with the figures that people ask for first and somebody has; ± is the spread."""
+    """For each kind of data its name with its judge, and the rows with the figures that people ask for first and somebody has.
+
+    ± is the spread.
+    """
     for data, own in table.groupby(table["data"].map(base), sort=False):
         figures = [name for name in SHOWN if name in own and name != CLOCK and not name.endswith("_sd")]
         names = [name for name in figures if (own[name] != "").any()]
         shown = {name.replace("_", " "): [_figure(row, name) for row in own.to_dict("records")] for name in names}
-        who = [source or setting for source, setting in zip(own["source"], own["setting"], strict=True)]
-        yield str(data), pd.DataFrame({"generator": own["generator"].tolist(), **shown, "how, or who": who})
+        judges = {setting.partition(_JUDGE)[2] for setting in own.loc[own["kind"] == "measured", "setting"]}
+        judge = judges.pop() if len(judges) == 1 else ""
+        settings = [setting.removesuffix(_JUDGE + judge) if judge else setting for setting in own["setting"]]
+        who = [source or told.replace(*_SHORTER) for source, told in zip(own["source"], settings, strict=True)]
+        title = f"{data}{_JUDGE}{judge}" if judge else str(data)
+        yield title, pd.DataFrame({"generator": own["generator"].tolist(), **shown, "how, or who": who})
 
 
 def merged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -148,4 +157,9 @@ def _figure(row: Mapping[Any, Any], name: str) -> str:
     value, spread = str(row[name]), str(row.get(f"{name}_sd", ""))
     if value == "":
         return ""
-    return f"{float(value):.4g}" + (f" ± {float(spread):.2g}" if spread else "")
+    return _short(float(value), 3) + (f" ± {_short(float(spread), 1)}" if spread else "")
+
+
+def _short(number: float, digits: int) -> str:
+    """So many digits that count, and all that stand before the point."""
+    return f"{number:.0f}" if abs(number) >= 10 ** (digits - 1) else f"{number:.{digits}g}"

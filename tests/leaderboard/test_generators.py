@@ -1,6 +1,7 @@
 """Leaderboards of generators: a plan of trainings becomes a table and a page, and the table is held to both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from robustbench_lite.cli import main
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import Row, table
 from robustbench_lite.leaderboard import generators
-from robustbench_lite.leaderboard.generator_table import read
+from robustbench_lite.leaderboard.generator_table import parts, read, read_text
 from robustbench_lite.leaderboard.generators import GeneratorPlan, faults
 
 PLAN = """
@@ -47,7 +48,7 @@ def board(tmp_path: Path) -> Path:
 
 def test_a_page_shows_ours_beside_those_of_papers(board: Path):
     told = board.with_suffix(".md").read_text()
-    assert "| gan | 20.5 ± 0.71 |" in told
+    assert "| gan | 20.5 ± 0.7 |" in told
     assert "| pacgan2 | 23.8 ± 0.7 |" in told
     assert "Built from [two.toml](two.toml) by `rbl leaderboard build two.toml`" in told
     assert list(faults(board)) == []
@@ -81,7 +82,7 @@ def test_the_commands_know_the_kind(board: Path, capsys: pytest.CaptureFixture[s
     assert main(["leaderboard", "validate", str(board), str(board.parent / "two.timings.csv")]) == 0
     assert capsys.readouterr().out == f"{board}: sound\n"
     assert main(["leaderboard", "show", str(board)]) == 0
-    assert "20.5 ± 0.71" in capsys.readouterr().out
+    assert "20.5 ± 0.7" in capsys.readouterr().out
 
 
 def test_the_plan_of_an_evaluation_is_another_kind(tmp_path: Path):
@@ -183,3 +184,25 @@ def test_two_kinds_are_not_put_together(board: Path, capsys: pytest.CaptureFixtu
     for words in (["diff", str(board), str(other)], ["merge", str(other), str(board), "--out", str(board)]):
         assert main(["leaderboard", *words]) == 2
         assert "is a table of generators and" in capsys.readouterr().err
+
+
+def test_a_judge_is_told_once_and_figures_are_short(tmp_path: Path):
+    rows = [
+        Row(
+            generator="vae", data="digits", figures={"frechet": 24.7959, "frechet_sd": 2.72883, "precision": 0.714526},
+            setting="476 epochs of batches of 128, 3 seeds, judge small-cnn",
+        ),
+        Row(
+            generator="gan", data="digits", figures={"frechet": 1234.5},
+            setting="286 epochs of batches of 64, seed 0, judge small-cnn",
+        ),
+    ]  # fmt: skip
+    ((title, part),) = parts(read_text(table(rows).to_csv(index=False)))
+    assert title == "digits, judge small-cnn"
+    assert part["frechet"].tolist() == ["24.8 ± 3", "1234"]
+    assert part["precision"].tolist() == ["0.715", ""]
+    assert part["how, or who"].tolist() == ["476 epochs of 128, 3 seeds", "286 epochs of 64, seed 0"]
+    rows[1] = replace(rows[1], setting="286 epochs of batches of 64, seed 0, judge mlp")
+    ((title, part),) = parts(read_text(table(rows).to_csv(index=False)))
+    assert title == "digits"
+    assert part["how, or who"].iloc[1] == "286 epochs of 64, seed 0, judge mlp"
