@@ -101,16 +101,16 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[str]:
                 yield f"changed: {who}: {name} {first or 'nothing'} -> {second or 'nothing'}"
 
 
-def write(target: Path, table: pd.DataFrame, page: str) -> tuple[Path, ...]:
+def write(target: Path, table: pd.DataFrame, markdown: str) -> tuple[Path, ...]:
     """Write NAME.csv, NAME.md and, where it is known how long trainings took, NAME.timings.csv.
 
     Args:
-        target: NAME.csv. table: all of it, the clock too. page: NAME.md.
+        target: NAME.csv. table: all of it, the clock too. markdown: NAME.md.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    written = {target: csv_of(table.drop(columns=CLOCK, errors="ignore")), target.with_suffix(".md"): page}
+    written = {target: csv_of(table.drop(columns=CLOCK, errors="ignore")), target.with_suffix(".md"): markdown}
     if CLOCK in table:
         clocks = table.loc[table[CLOCK].notna() & (table[CLOCK] != ""), [*HEAD, CLOCK]]
         written[_clocks_of(target)] = csv_of(clocks)
