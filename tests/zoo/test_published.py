@@ -410,7 +410,7 @@ def test_the_package_finds_autoattack_under_the_name_that_the_index_has(
     assert loaded.trained
     assert "autoattack" not in sys.modules
     for name in [name for name in sys.modules if name.split(".")[0] in ("robustbench", "pyautoattack")]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 def test_without_its_package_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
