@@ -188,15 +188,13 @@ def validate(
 
     What lies beside a leaderboard (NAME.samples.csv and the like) is looked at with it.
     """
-    from robustbench_lite.leaderboard import generator_table, generators
     from robustbench_lite.leaderboard.board import belongs_to_another
-    from robustbench_lite.leaderboard.validate import faults
 
     wrong = 0
     for file in files:
         if belongs_to_another(file):
             continue
-        found = list(generators.faults(file)) if generator_table.is_table(file) else faults(file)
+        found = _faults(file)
         wrong += len(found)
         for fault in found:
             complain(f"{file}: {fault}")
@@ -204,6 +202,17 @@ def validate(
             print(f"{file}: sound")
     if wrong:
         raise typer.Exit(1)
+
+
+def _faults(file: Path) -> list[str]:
+    """What is wrong with a leaderboard of either kind."""
+    if _of_generators([file]):
+        from robustbench_lite.leaderboard import generators
+
+        return list(generators.faults(file))
+    from robustbench_lite.leaderboard.validate import faults
+
+    return faults(file)
 
 
 def _of_generators(files: list[Path]) -> bool:

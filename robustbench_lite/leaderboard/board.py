@@ -93,10 +93,10 @@ class Board:
         Raises:
             UserError: the folder cannot be written, or the name does not end in .csv.
         """
-        files = {path: _csv(self.rows), _named(path, "samples"): _csv(self.samples), path.with_suffix(".md"): page}
+        files = {path: _csv(self.rows), named(path, "samples"): _csv(self.samples), path.with_suffix(".md"): page}
         if len(self.timings):
-            files[_named(path, "timings")] = _csv(self.timings)
-        files |= {_named(path, name): _csv(frame) for name, frame in self.beside.items()}
+            files[named(path, "timings")] = _csv(self.timings)
+        files |= {named(path, name): _csv(frame) for name, frame in self.beside.items()}
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             for place, text in files.items():
@@ -166,7 +166,8 @@ def _csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def _named(path: Path, what: str) -> Path:
+def named(path: Path, what: str) -> Path:
+    """NAME.WHAT.csv, which lies beside NAME.csv."""
     return path.with_name(f"{path.stem}.{what}.csv")
 
 
@@ -181,7 +182,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _beside(path: Path, what: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    beside = _named(path, what)
+    beside = named(path, what)
     if not beside.exists():
         return pd.DataFrame(columns=list(columns))
     frame = _read(beside)

@@ -9,10 +9,9 @@ import pandas as pd
 
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
-from robustbench_lite.run.quality import SHOWN
+from robustbench_lite.leaderboard.board import named
+from robustbench_lite.results.generators import CLOCK, HEAD, SHOWN, base
 
-#: the columns by which such a table is known, and its clock
-HEAD, CLOCK = ("generator", "data", "kind", "setting"), "training_seconds"
 #: what stands before a judge in a setting, and what a table writes shorter
 _JUDGE, _SHORTER = ", judge ", (" epochs of batches of ", " epochs of ")
 #: which rows are the same one: two papers may tell of the same method
@@ -46,7 +45,7 @@ def read_timed(path: Path) -> pd.DataFrame:
     Raises:
         UserError: one of the two cannot be read.
     """
-    table, clocks = read(path), _clocks_of(path)
+    table, clocks = read(path), named(path, "timings")
     if CLOCK in table or not clocks.exists():
         return table
     joined = table.merge(read(clocks), how="left", on=list(HEAD)).fillna("")
@@ -113,7 +112,7 @@ def write(target: Path, table: pd.DataFrame, markdown: str) -> tuple[Path, ...]:
     written = {target: csv_of(table.drop(columns=CLOCK, errors="ignore")), target.with_suffix(".md"): markdown}
     if CLOCK in table:
         clocks = table.loc[table[CLOCK].notna() & (table[CLOCK] != ""), [*HEAD, CLOCK]]
-        written[_clocks_of(target)] = csv_of(clocks)
+        written[named(target, "timings")] = csv_of(clocks)
     with writing(target.parent):
         for path, text in written.items():
             atomic_write(path, text.encode())
@@ -123,15 +122,6 @@ def write(target: Path, table: pd.DataFrame, markdown: str) -> tuple[Path, ...]:
 def csv_of(table: pd.DataFrame) -> str:
     """The table as the text of its file."""
     return table.to_csv(index=False, float_format="%.6g")
-
-
-def _clocks_of(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.timings.csv")
-
-
-def base(data: str) -> str:
-    """The dataset's name without its options."""
-    return data.partition(":")[0]
 
 
 def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:

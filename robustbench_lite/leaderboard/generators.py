@@ -10,18 +10,9 @@ import pandas as pd
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
-from robustbench_lite.leaderboard.generator_table import (
-    HEAD,
-    base,
-    csv_of,
-    merged,
-    page,
-    read,
-    read_text,
-    read_timed,
-    write,
-)
+from robustbench_lite.leaderboard.generator_table import csv_of, merged, page, read, read_text, read_timed, write
 from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of
+from robustbench_lite.results.generators import HEAD, base
 from robustbench_lite.run.generate import train
 from robustbench_lite.run.quality import Options, measure_files, seeds_told, steps_told
 

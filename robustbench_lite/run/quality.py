@@ -19,28 +19,13 @@ from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.generators import Trained, load_generator
 from robustbench_lite.generators.quality import measure
 from robustbench_lite.generators.quality.published import PUBLISHED, Row, table
+from robustbench_lite.results.generators import CLOCK, SHOWN, base
 from robustbench_lite.run.generate import splits
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.system import System
 
 #: who reads the images where nobody is named
 JUDGE = "small-cnn"
-#: what a terminal has room for
-SHOWN = (
-    *(
-        "modes",
-        "modes_sd",
-        "high_quality",
-        "reverse_kl",
-        "kl",
-        "frechet",
-        "precision",
-        "recall",
-        "agreement",
-        "usefulness",
-    ),
-    *("ivom", "restored", "training_seconds"),
-)
 #: raised where a figure could change
 VERSION = 1
 
@@ -102,7 +87,7 @@ def measure_files(
 
 def shown(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The table in parts that fit a screen: for each dataset the figures that its first row has and people ask for first."""
-    for _, part in frame.groupby(frame["data"].str.partition(":")[0], sort=False):
+    for _, part in frame.groupby(frame["data"].map(base), sort=False):
         names = [name for name in SHOWN if name in part and part[name].iloc[0] == part[name].iloc[0]]
         shown = part[["generator", "data", "kind", *names]].reset_index(drop=True)
         for name in names:  # errors of 0.004 beside distances of 20
@@ -178,7 +163,7 @@ def _row(
         figures |= {f"{name}_sd": float(values.std(ddof=1)) for name, values in spread.items()}
     clocks = [float(trained.card["seconds"]) for trained, _ in members if "seconds" in trained.card]
     if clocks:
-        figures["training_seconds"] = float(np.mean(clocks))
+        figures[CLOCK] = float(np.mean(clocks))
     read = "" if "high_quality" in figures else f", judge {options.judge}"  # nobody reads points of the plane
     return Row(generator=generator, data=data, figures=figures, setting=f"{steps}, {seeds_told(seeds)}{read}")
 

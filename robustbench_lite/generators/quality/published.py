@@ -10,12 +10,12 @@ from typing import Literal
 
 import pandas as pd
 
+from robustbench_lite.results.generators import HEAD, base
+
 #: the paper that the figures are read from, whoever's the method is
 VEEGAN = "Srivastava et al. 2017, arXiv 1705.07761"
 PACGAN = "Lin et al. 2018, arXiv 1712.04086"
 UNROLLED = "Metz et al. 2017, arXiv 1611.02163"
-#: columns that come first, in this order
-_FIRST = ("generator", "data", "kind", "setting")
 _FIGURES = (
     "modes",
     "modes_strict",
@@ -180,16 +180,11 @@ def table(measured: Iterable[Row], *, published: Iterable[Row] = PUBLISHED) -> p
         measured: our rows. published: the papers' rows; only those on data that we have measured are shown.
     """
     ours = list(measured)
-    bases = {_base(row.data) for row in ours}
+    bases = {base(row.data) for row in ours}
     rows = [*ours, *(row for row in published if row.data in bases)]
-    rows.sort(key=lambda row: (_base(row.data), row.kind != "measured"))
+    rows.sort(key=lambda row: (base(row.data), row.kind != "measured"))
     names = {name for row in rows for name in row.figures}
     first = [name for stem in _FIGURES for name in (stem, f"{stem}_sd", f"{stem}_se") if name in names]
-    columns = [*_FIRST, *first, *sorted(names - set(first)), "source"]
-    cells = [{**{name: getattr(row, name) for name in (*_FIRST, "source")}, **row.figures} for row in rows]
+    columns = [*HEAD, *first, *sorted(names - set(first)), "source"]
+    cells = [{**{name: getattr(row, name) for name in (*HEAD, "source")}, **row.figures} for row in rows]
     return pd.DataFrame(cells, columns=columns)
-
-
-def _base(data: str) -> str:
-    """The dataset's name without its options."""
-    return data.partition(":")[0].partition(";")[0]
