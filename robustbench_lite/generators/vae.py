@@ -22,8 +22,9 @@ from robustbench_lite.training import Batch, Moment, Recipe
 
 #: a latent unit is active if its mean varies by more over the images (Burda et al. 2016, arXiv 1509.00519, sec. 5.2)
 _ACTIVE = 0.01
-#: where a learned observation variance starts
-_START = 0.05
+#: the observation variance of images of up to 16x16, where a learned one starts as well, and of larger ones
+_SMALL, _LARGE = 0.05, 0.2
+_SMALL_SIDE = 16
 #: images that are looked at to tell which units are active
 _LOOKED_AT = 2000
 
@@ -36,9 +37,11 @@ class VAE(Generator):
     the reconstruction over twice the observation variance. With a variance of 1 this is the form of many lectures; there
     a latent unit pays only where it explains more than 1 of variance, which no direction of images in [0, 1] of digits does:
     every unit dies, and every sample is the mean image (Lucas et al. 2019, arXiv 1911.02469). Such a training fails.
+    Too small a variance has the code hold everything, also what a label tells: images come back well, and samples are poor.
 
     Args:
-        latent: numbers in the code. sigma_x2: the observation variance, or `learned`, one number for all pixels.
+        latent: numbers in the code. sigma_x2: the observation variance, or `learned`, one number for all pixels; left out,
+            0.05 for images of up to 16x16 and 0.2 for larger ones, whose pixels say more together.
         network, width: as for `autoencoder`.
     """
 
@@ -46,7 +49,7 @@ class VAE(Generator):
     density: ClassVar[Density] = "approximate"
     source: ClassVar[str] = "Kingma, Welling 2014, arXiv 1312.6114, sec. 2.3, app. B"
     latent: int = 16
-    sigma_x2: float | Literal["learned"] = 0.05
+    sigma_x2: float | Literal["learned"] | None = None
     network: Literal["auto", "mlp", "conv"] = "auto"
     width: int | None = None
     conditional: ClassVar[bool] = False
@@ -54,14 +57,16 @@ class VAE(Generator):
     def __post_init__(self) -> None:
         check_latent(self.name, self.latent)
         check_width(self.name, self.width)
-        if self.sigma_x2 != "learned" and not 0 < float(self.sigma_x2) < math.inf:
+        if self.sigma_x2 not in (None, "learned") and not 0 < float(self.sigma_x2) < math.inf:
             raise UserError(f"{self.name}: sigma_x2={self.sigma_x2:g}; accepted: above 0, such as 0.05, or learned")
 
     def build(self, shape: Shape, num_classes: int) -> Network:
         """See `Generator.build`."""
         kind = kind_for(shape, self.network)
         classes, width = num_classes if self.conditional else 0, self.width or usual_width(kind)
-        return VariationalNetwork(kind, shape, self.latent, width, classes, self.sigma_x2)
+        usual = _SMALL if max(shape[1:]) <= _SMALL_SIDE else _LARGE
+        sigma_x2 = usual if self.sigma_x2 is None else self.sigma_x2
+        return VariationalNetwork(kind, shape, self.latent, width, classes, sigma_x2)
 
     def recipe(self, data: Dataset) -> Recipe:
         """Adam 1e-3 with linear decay: 5,000 steps at least, ten epochs at least."""
@@ -87,7 +92,7 @@ class VAE(Generator):
         if not active:
             raise UserError(
                 f"{self}: no latent unit is active, so that every sample is the mean image; "
-                "lower sigma_x2 (0.05 for digits, or learned) or train for longer"
+                "lower sigma_x2 (0.05 suits digits; or learned) or train for longer"
             )
         told: dict[str, Any] = {"active_units": active}
         if self.sigma_x2 == "learned":
@@ -120,7 +125,7 @@ class VariationalNetwork(DeepNetwork):
         super().__init__(kind, shape, latent, width, num_classes=num_classes, gaussian=True)
         if sigma_x2 == "learned":
             # Not from 1, where every unit dies before the variance has come down.
-            self.log_sigma_x2 = nn.Parameter(torch.tensor(_START).log())
+            self.log_sigma_x2 = nn.Parameter(torch.tensor(_SMALL).log())
         else:
             self.register_buffer("log_sigma_x2", torch.tensor(float(sigma_x2)).log())
 

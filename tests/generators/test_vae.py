@@ -75,6 +75,20 @@ def test_a_small_observation_variance_keeps_units_alive() -> None:
     assert trained.card["outcome"]["active_units"] >= 3
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 8, 8), 0.05), ((3, 16, 16), 0.05), ((1, 20, 16), 0.2), ((1, 28, 28), 0.2), ((3, 64, 64), 0.2)],
+)
+@pytest.mark.parametrize("name", ["vae", "conditional-vae"])
+def test_the_observation_variance_suits_the_size(name: str, shape: tuple[int, int, int], expected: float) -> None:
+    network = resolve_generator(name).build(shape, 10)
+    assert isinstance(network, VariationalNetwork)
+    assert float(network.log_sigma_x2.exp()) == pytest.approx(expected)
+    given = resolve_generator(f"{name}:sigma_x2=0.1").build(shape, 10)
+    assert isinstance(given, VariationalNetwork)
+    assert float(given.log_sigma_x2.exp()) == pytest.approx(0.1)
+
+
 def test_a_learned_variance_is_told() -> None:
     trained = train_generator("vae:latent=8,sigma_x2=learned", "digits", epochs=60, use_cache=False)
     assert 0 < trained.card["outcome"]["sigma_x2"] < 0.5
