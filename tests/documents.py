@@ -11,7 +11,6 @@ from robustbench_lite.describe import SOURCES, Description, describe_all
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs/reference.md"
-KINDS: tuple[plugins.Kind, ...] = ("attack", "defense", "model", "dataset")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _OURS = "robustbench-lite"
 
@@ -60,10 +59,10 @@ def reference() -> str:
     parts = [
         "# Reference",
         "Every built-in name and its options, generated from the code; `rbl show attack pgd` tells more. Names are used"
-        " as `--attack NAME:option=value,option=value` (attacks, defenses) and `--model 'NAME;option=value'` (models,"
+        " as `--attack NAME:option=value,option=value` (attacks, defenses, generators) and `--model 'NAME;option=value'` (models,"
         " data sets); a value with `,` or `:` stands in parentheses.",
     ]
-    for kind in KINDS:
+    for kind in plugins.KINDS:
         parts.append(f"## {'Data sets' if kind == 'dataset' else f'{kind.capitalize()}s'}")
         parts += [_entry(one) for one in describe_all(kind) if one.origin == _OURS]
         parts += [f"### `{written}`\n\n{what}" for written, what in SOURCES.get(kind, {}).items()]

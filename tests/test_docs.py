@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from documents import KINDS, REFERENCE, ROOT, blocks, commands, pages, prose, reference
+from documents import REFERENCE, ROOT, blocks, commands, pages, prose, reference
 from toys import affine, samples
 
 import robustbench_lite as rbl
@@ -159,7 +159,7 @@ def test_every_command_has_a_line_in_the_readme(capsys: pytest.CaptureFixture[st
     assert {words[0] for words in commands(ROOT / "README.md", "rbl")} >= set(COMMANDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_built_in_name_is_mentioned(kind: plugins.Kind) -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages())
     mine = [name for name in plugins.names(kind) if plugins.origin(kind, name) == "robustbench-lite"]

@@ -78,8 +78,9 @@ class GAN(Generator):
         update: `alternating`, first the one, then the other on what it has learned, or `simultaneous`; left out,
             simultaneous for points, as in PacGAN's experiments, and where `critic` is not 1.
         generator_steps: steps of the generator for each of the discriminator's, where they alternate.
-        network: `mlp`, `conv` or `auto`. width, discriminator_width: units of a hidden layer, or channels of the first
-            convolution; left out, 400 and 200 for points, 128 for `mlp`, 32 for `conv`.
+        network: `mlp`, `conv`, or `auto`, by the size of the images.
+        width, discriminator_width: units of a hidden layer, or channels of the first convolution; left out, 400 and 200 for
+            points, 128 for `mlp`, 32 for `conv`.
     """
 
     name: ClassVar[str] = "gan"
@@ -184,8 +185,8 @@ class DCGAN(GAN):
     """A GAN of strided convolutions with batch normalisation (Radford et al. 2016).
 
     Args:
-        latent, loss, penalty, packing, conditional, critic, update, generator_steps, network, width,
-            discriminator_width: as for `gan`; `network` is `conv` by itself.
+        latent, loss, penalty, packing, conditional, critic, update, generator_steps, width, discriminator_width: as for
+            `gan`. network: `conv`, `mlp`, or `auto`, by the size of the images.
     """
 
     name: ClassVar[str] = "dcgan"
@@ -198,8 +199,8 @@ class ConditionalGAN(GAN):
     """A GAN whose networks are told the label (Mirza and Osindero 2014).
 
     Args:
-        latent, loss, penalty, packing, critic, update, generator_steps, network, width, discriminator_width: as for `gan`;
-            `network` is chosen by the size of the images. conditional: true.
+        latent, loss, penalty, packing, critic, update, generator_steps, width, discriminator_width: as for `gan`.
+        network: `auto`, by the size of the images, `mlp` or `conv`. conditional: tell both networks the label.
     """
 
     name: ClassVar[str] = "conditional-gan"
@@ -213,8 +214,8 @@ class WassersteinGAN(GAN):
     """A GAN with a Wasserstein critic and a penalty on its slopes (Gulrajani et al. 2017), steady on little data.
 
     Args:
-        latent, penalty, packing, conditional, critic, update, generator_steps, network, width, discriminator_width: as for
-            `gan`; `network` is chosen by the size of the images. loss: `wasserstein`.
+        latent, penalty, packing, conditional, critic, update, generator_steps, width, discriminator_width: as for `gan`.
+        network: `auto`, by the size of the images, `mlp` or `conv`. loss: as for `gan`.
     """
 
     name: ClassVar[str] = "wgan-gp"

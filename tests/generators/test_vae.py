@@ -76,7 +76,7 @@ def test_a_small_observation_variance_keeps_units_alive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"),
+    "shape, expected",
     [((1, 8, 8), 0.05), ((3, 16, 16), 0.05), ((1, 20, 16), 0.2), ((1, 28, 28), 0.2), ((3, 64, 64), 0.2)],
 )
 @pytest.mark.parametrize("name", ["vae", "conditional-vae"])
