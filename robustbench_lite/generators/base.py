@@ -97,6 +97,10 @@ class Network(nn.Module):
         """The image of an image's mean code, (n, c, h, w)."""
         return self.decode(self.encode(x, y).mean, y)
 
+    def completed(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        """Real images (n, c, h, w) whose detail is made, by the height of what stays real; none but of a pyramid."""
+        return {}
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a network without any."""

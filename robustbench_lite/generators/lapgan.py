@@ -90,11 +90,22 @@ class PyramidNetwork(Network):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """See `Network.decode`; from the coarsest image up."""
+        return self.risen(self.coarsest.decode(z[:, :_LATENT], y), z, y, self.levels)
+
+    def completed(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        """See `Network.completed`: in sampling a level gets made images, in training real ones; this tells what that costs."""
+        found = {}
+        for level in range(1, self.levels + 1):
+            x = pyramid.down(x)
+            found[x.shape[2]] = self.risen(x, z, y, level)
+        return found
+
+    def risen(self, x: Tensor, z: Tensor, y: Tensor | None, level: int) -> Tensor:
+        """An image (n, c, h, w) of a level, from 0 for the finest, and the bands above it as they are made: full size."""
         labels, planes = self.labels(y), self.planes(z)
-        x = self.coarsest.decode(z[:, :_LATENT], y)
-        for size, noise, painter in reversed(list(zip(self.sizes, planes, self.painters, strict=False))):
-            smooth = pyramid.up(x, size)
-            x = smooth + painter(noise, smooth, labels)
+        for above in reversed(range(level)):
+            smooth = pyramid.up(x, self.sizes[above])
+            x = smooth + self.painters[above](planes[above], smooth, labels)
         return x.clamp(0, 1)
 
     def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:

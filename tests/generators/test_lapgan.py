@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustbench_lite.generators import pyramid, resolve_generator, train_generator
@@ -11,6 +11,7 @@ from robustbench_lite.randomness import Draws
 from robustbench_lite.training import Batch, Moment
 
 
+@settings(deadline=None)
 @given(st.integers(2, 33), st.integers(2, 33), st.integers(1, 4), st.sampled_from([1, 3]))
 def test_putting_the_bands_back_is_exact(height: int, width: int, levels: int, channels: int) -> None:
     x = torch.rand(2, channels, height, width, dtype=torch.float64)
@@ -19,6 +20,7 @@ def test_putting_the_bands_back_is_exact(height: int, width: int, levels: int, c
     assert float((pyramid.rebuilt(details, coarsest) - x).abs().max()) < 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(2, 33), st.integers(2, 33), st.floats(0, 1))
 def test_a_constant_image_has_empty_bands(height: int, width: int, value: float) -> None:
     details, coarsest = pyramid.bands(torch.full((1, 1, height, width), value), 2)
@@ -31,6 +33,31 @@ def test_empty_bands_give_the_smooth_image() -> None:
     details = [torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 14, 14)]
     expected = pyramid.up(pyramid.up(coarsest, (14, 14)), (28, 28))
     assert torch.equal(pyramid.rebuilt(details, coarsest), expected)
+
+
+def test_levels_that_draw_nothing_leave_real_images_smooth() -> None:
+    network = resolve_generator("lapgan").build((1, 28, 28), 10)
+    assert isinstance(network, PyramidNetwork)
+    for painter in network.painters:
+        for part in (painter.body[-2].weight, painter.body[-2].bias):  # type: ignore[union-attr,index]
+            torch.nn.init.zeros_(part)
+    x = torch.rand(3, 1, 28, 28)
+    made = network.completed(x, torch.randn(3, network.latent))
+    half, quarter = pyramid.down(x), pyramid.down(pyramid.down(x))
+    assert list(made) == [14, 7]
+    torch.testing.assert_close(made[14], pyramid.up(half, (28, 28)))
+    torch.testing.assert_close(made[7], pyramid.up(pyramid.up(quarter, (14, 14)), (28, 28)))
+
+
+def test_made_detail_is_that_of_sampling_above_the_same_image() -> None:
+    """What `decode` puts on the coarsest image is what `completed` puts on a real one that looks the same."""
+    network = resolve_generator("lapgan:levels=1,width=4").build((1, 8, 8), 10)
+    assert isinstance(network, PyramidNetwork)
+    z = torch.randn(5, network.latent)
+    network.eval()
+    with torch.no_grad():
+        small = network.coarsest.decode(z[:, : network.coarsest.latent])
+        torch.testing.assert_close(network.decode(z), network.risen(small, z, None, 1))
 
 
 def test_coarse_bands_cost_little_and_bring_much() -> None:

@@ -66,6 +66,11 @@ class Reference:
         return self.test.batch(mixed(self.test, self.count, self.seed))
 
     @cached_property
+    def held_out_labels(self) -> Tensor:
+        """Theirs, (n,)."""
+        return self.test.labels_at(mixed(self.test, self.count, self.seed))
+
+    @cached_property
     def unseen(self) -> Tensor:
         """Distances of held-out images to the nearest training image."""
         return nearest(self.held_out[:_COPIES], self.train_x)

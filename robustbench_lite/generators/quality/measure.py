@@ -15,6 +15,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Trained
 from robustbench_lite.generators.quality import inversion, modes
 from robustbench_lite.generators.quality.arithmetic import encoded, latent_figures
+from robustbench_lite.generators.quality.features import look
 from robustbench_lite.generators.quality.images import Reference, image_figures
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
@@ -99,7 +100,25 @@ def _images(
     """Figures of images, and those of real ones and of noise."""
     reference, told = Reference.of(train, test, judge, count, seed), trained.network.conditional
     drawn = _samplings(trained, train, count, seed, repeats)
-    return _spread([image_figures(reference, x, y if told else None) for x, y in drawn]) | reference.controls()
+    figures = _spread([image_figures(reference, x, y if told else None) for x, y in drawn])
+    return figures | _levels(trained, reference, seed) | reference.controls()
+
+
+@torch.no_grad()
+def _levels(trained: Trained, reference: Reference, seed: int) -> Figures:
+    """Of a pyramid, `frechet_from_14` and so on: of held-out images that are real up to that height, with detail made above.
+
+    Beside `frechet_floor` it tells what the levels above cost; a step to the next smaller height, what that level adds.
+    """
+    network, parts = trained.network, list[dict[int, Tensor]]()
+    for rows in torch.arange(len(reference.held_out)).split(_BATCH):
+        x, y = reference.held_out[rows].to(network.device), reference.held_out_labels[rows].to(network.device)
+        z = network.prior(Draws.numbered(derive(seed, "levels"), rows.tolist(), network.device))
+        parts.append({height: made.cpu() for height, made in network.completed(x, z, y).items()})
+    made = {height: torch.cat([part[height] for part in parts]) for height in parts[0]}
+    return {
+        f"frechet_from_{height}": reference.compare(look(reference.judge, x))["frechet"] for height, x in made.items()
+    }
 
 
 def _stacked(

@@ -104,6 +104,23 @@ def test_images_have_all_figures_and_a_generator_that_copies_is_found_out(splits
     assert all(math.isfinite(value) for value in found.values())
 
 
+class Levels(Recall):
+    """A pyramid whose level of 4 draws real detail, and that of 2 noise."""
+
+    def completed(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        return {4: x, 2: z.repeat(1, 8).view(x.shape).sigmoid()}
+
+
+def test_each_level_of_a_pyramid_is_held_against_held_out_images(splits, judge):
+    network = Levels(splits[0], conditional=False)
+    found = measure(
+        trained(network, "lapgan"), *splits, judge=judge, samples=300, repeats=1, inverted=2, restarts=1, steps=1
+    )
+    assert found["frechet_from_4"] == pytest.approx(found["frechet_floor"], rel=1e-6)
+    assert found["frechet_from_2"] > 3 * found["frechet_from_4"]
+    assert "frechet_from_4_sd" not in found
+
+
 def test_an_autoencoder_is_not_sampled_but_told_how_well_it_restores(splits, judge):
     network = Recall(splits[0], conditional=False)
     found = measure(trained(network, "autoencoder"), *splits, judge=judge, inverted=4, restarts=1, steps=3)
