@@ -25,6 +25,8 @@ from robustbench_lite.randomness import Draws
 from robustbench_lite.system import Outputs
 from robustbench_lite.threat import Threat
 
+#: an observation variance where the system tells none
+_SIGMA_X2 = 0.05
 _KOS = "Kos, Fischer and Song 2017, Adversarial examples for generative models, arXiv 1702.06832"
 
 
@@ -229,26 +231,29 @@ class VAELoss(_Aiming):
 
     Args:
         against: what t is: the target image's reconstruction, or the target image itself.
-        sigma_x2: the observation variance that the reconstruction is weighed by.
+        sigma_x2: the observation variance that the reconstruction is weighed by; left out, the VAE's own, or 0.05 where the
+            system tells none.
         steps: queries per target image, each one forward and one backward.
     """
 
     name: ClassVar[str] = "vae-loss"
     source: ClassVar[str] = f"{_KOS} (L_VAE attack)"
     against: Literal["reconstruction", "image"] = "reconstruction"
-    sigma_x2: float = 0.05
+    sigma_x2: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(self, "against", ("reconstruction", "image"))
-        positive(self, "sigma_x2")
+        if self.sigma_x2 is not None:
+            positive(self, "sigma_x2")
 
     def objective(self, outputs: Outputs, goal: Goal) -> Tensor:
         """Minus the loss."""
         aim = goal.context
         assert isinstance(aim, Seen)
         shown = aim.image if self.against == "reconstruction" else aim.x
-        loss = _squared(outputs.image, shown) / (2 * self.sigma_x2)
+        own = _SIGMA_X2 if outputs.sigma_x2 is None else outputs.sigma_x2
+        loss = _squared(outputs.image, shown) / (2 * (self.sigma_x2 or own))
         if outputs.log_variance is not None and outputs.code is not None:
             zero = torch.zeros_like(outputs.code)
             loss = loss + gaussian_kl(outputs.code, outputs.log_variance, zero, zero)

@@ -25,7 +25,8 @@ class Outputs(Rows):
         scores: (n, k) float32, logits.
         reject: (n,) float32, the detector's score minus its threshold: above 0 the image is rejected; None without one.
         code: (n, latent), the mean code. log_variance: (n, latent), of the Gaussian around it, or None where the code is a
-            point. image: (n, c, h, w), the reconstruction. All None of a system that only classifies; see `Observed`.
+            point. image: (n, c, h, w), the reconstruction. sigma_x2: (n,), the variance of each pixel around it, of a VAE.
+            All None of a system that only classifies; see `Observed`.
     """
 
     scores: Tensor
@@ -33,6 +34,7 @@ class Outputs(Rows):
     code: Tensor | None = None
     log_variance: Tensor | None = None
     image: Tensor | None = None
+    sigma_x2: Tensor | None = None
 
     def prediction(self) -> Tensor:
         """The class with the largest score, (n,) int64."""

@@ -102,6 +102,11 @@ class Network(nn.Module):
         return {}
 
     @property
+    def sigma_x2(self) -> Tensor | None:
+        """The observation variance, a scalar; None where images have no density."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a network without any."""
         tensors = (*self.parameters(), *self.buffers())

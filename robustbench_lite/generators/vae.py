@@ -97,7 +97,7 @@ class VAE(Generator):
         told: dict[str, Any] = {"active_units": active}
         if self.sigma_x2 == "learned":
             assert isinstance(network, VariationalNetwork)
-            told["sigma_x2"] = float(network.log_sigma_x2.exp())
+            told["sigma_x2"] = float(network.sigma_x2)
         return told
 
 
@@ -129,6 +129,11 @@ class VariationalNetwork(DeepNetwork):
         else:
             self.register_buffer("log_sigma_x2", torch.tensor(float(sigma_x2)).log())
 
+    @property
+    def sigma_x2(self) -> Tensor:
+        """See `Network.sigma_x2`."""
+        return self.log_sigma_x2.exp()
+
 
 @dataclass(kw_only=True, eq=False)
 class Variational(Play):
@@ -145,7 +150,7 @@ class Variational(Play):
         self.note("reconstruction_error", error)
         self.note("kl", divergence)
         numbers = batch.x[0].numel()
-        return divergence + error / (2 * network.log_sigma_x2.exp()) + numbers * network.log_sigma_x2 / 2
+        return divergence + error / (2 * network.sigma_x2) + numbers * network.log_sigma_x2 / 2
 
 
 def kl_to_prior(code: Code) -> Tensor:

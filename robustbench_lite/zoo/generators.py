@@ -36,10 +36,16 @@ class Reconstructor(Observed):
         self.network, self.judge = network, judge
 
     def observe(self, x: Tensor) -> Outputs:
-        """Images (n, c, h, w) -> the judge's scores of the mean code's image, the code and that image."""
+        """Images (n, c, h, w) -> the judge's scores of the mean code's image, the code, that image and its variance."""
         code = self.network.encode(x)
-        image = self.network.decode(code.mean)
-        return Outputs(scores=self.judge(image), code=code.mean, log_variance=code.log_variance, image=image)
+        image, sigma_x2 = self.network.decode(code.mean), self.network.sigma_x2
+        return Outputs(
+            scores=self.judge(image),
+            code=code.mean,
+            log_variance=code.log_variance,
+            image=image,
+            sigma_x2=None if sigma_x2 is None else sigma_x2.expand(len(x)),
+        )
 
     def drawn(self, x: Tensor, draws: Draws, index: int = 0) -> Tensor:
         """The judge's scores (n, k) of the image of one draw of the code."""

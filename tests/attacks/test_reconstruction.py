@@ -1,5 +1,7 @@
 """Attacks on what reconstructs images: closed forms on a linear autoencoder, and what they refuse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -130,6 +132,9 @@ def test_the_loss_of_a_vae_is_its_own() -> None:
         error = (said.image - shown).flatten(1).square().sum(1)
         found = VAELoss(against=against, sigma_x2=0.2).objective(said, goal)  # type: ignore[arg-type]
         assert_close(found.float(), -(error / 0.4 + prior))
+        unknown, own = said, replace(said, sigma_x2=torch.full((len(x),), 0.3))
+        assert_close(VAELoss(against=against).objective(unknown, goal).float(), -(error / 0.1 + prior))  # type: ignore[arg-type]
+        assert_close(VAELoss(against=against).objective(own, goal).float(), -(error / 0.6 + prior))  # type: ignore[arg-type]
 
 
 def test_the_classifier_of_codes_is_at_the_least_of_a_convex_loss() -> None:

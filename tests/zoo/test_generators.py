@@ -47,6 +47,7 @@ def test_a_vae_is_a_system_whose_answer_is_the_judges(vae: Path) -> None:
     assert_close(said.code, code.mean)
     assert_close(said.log_variance, code.log_variance)
     assert_close(said.image, trained.network.reconstruct(x))
+    assert_close(said.sigma_x2, torch.full((5,), 0.05))
     assert_close(said.scores, judge("linear").model(trained.network.reconstruct(x)))
     assert system.num_classes == 10
     assert not any(parameter.requires_grad for parameter in system.model.parameters())
