@@ -137,7 +137,7 @@ class LAPGAN(Generator):
 
     Args:
         levels: bands; left out, as many as bring the smaller side to 8 or below, one at least. width: channels of a
-            band's networks; left out, 64 as published for colour and 16 for grey, which trains in minutes on a CPU.
+            band's networks; left out, 64 as published for colour and 16 for grey.
         packing: images that are judged together, at each level. conditional: tell all networks the label.
     """
 
