@@ -25,8 +25,10 @@ from robustbench_lite.generators.gan import (
 from robustbench_lite.generators.networks import frozen
 from robustbench_lite.training import Batch, Moment, Recipe
 
-#: numbers in z of the coarsest GAN, and units of its hidden layers
-_LATENT, _HIDDEN = 16, 128
+#: numbers in z of the coarsest GAN, and units of the smaller hidden layer of its two networks
+_LATENT, _HIDDEN, _JUDGING = 16, 128, 512
+#: images that are looked at together
+_BLOCK = 4096
 #: half the images are hidden from a band's discriminator's dense layer, as published
 _DROPOUT = 0.5
 
@@ -70,6 +72,27 @@ class BandReader(nn.Module):
         return cast(Tensor, self.body(pack(seen, self.packing)).squeeze(1))
 
 
+class CoarsestNetwork(AdversarialNetwork):
+    """The GAN of the smallest images, whose discriminator sees them centred and scaled.
+
+    They are dark and of little contrast: as they are, what they have in common drowns what they differ by, and the
+    discriminator stays at chance.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Shape, num_classes: int, packing: int) -> None:
+        super().__init__("mlp", shape, _LATENT, num_classes, (_HIDDEN, _JUDGING), packing, norm=True)
+        self.register_buffer("centre", torch.tensor(0.5))
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """See `Network.judge`."""
+        seen = (x - self.centre) / self.scale  # which the reader makes of values in [0, 1]
+        return super().judge((seen + 1) / 2, y)
+
+
 class PyramidNetwork(Network):
     """A GAN for the coarsest image, a painter and a reader for each band.
 
@@ -80,9 +103,8 @@ class PyramidNetwork(Network):
         self.sizes = pyramid.sizes(shape[1:], levels)
         super().__init__(shape, num_classes, _LATENT + sum(map(prod, self.sizes[:-1])))
         small = (shape[0], *self.sizes[-1])
-        widths = (_HIDDEN, _HIDDEN)
         self.levels, self.packing = levels, packing
-        self.coarsest = AdversarialNetwork("mlp", small, _LATENT, num_classes, widths, packing, norm=True)
+        self.coarsest = CoarsestNetwork(small, num_classes, packing)
         self.painters = nn.ModuleList(BandPainter(shape[0], num_classes, width) for _ in range(levels))
         self.readers = nn.ModuleList(
             BandReader(shape[0], size, num_classes, width, packing) for size in self.sizes[:-1]
@@ -166,6 +188,14 @@ class LAPGAN(Generator):
             raise UserError(f"{self.name}: levels={levels} leave nothing of {shape[1]}x{shape[2]}")
         width = self.width or (64 if shape[0] == 3 else 16)
         return PyramidNetwork(shape, num_classes if self.conditional else 0, levels, width, self.packing)
+
+    def prepare(self, network: Network, data: Dataset) -> None:
+        """How bright the smallest images are, and how much they vary."""
+        assert isinstance(network, PyramidNetwork)
+        blocks = torch.arange(len(data)).split(_BLOCK)
+        small = torch.cat([pyramid.bands(data.batch(rows.numpy()), network.levels)[1] for rows in blocks])
+        network.coarsest.centre.copy_(small.mean())
+        network.coarsest.scale.copy_(small.std(correction=0).clamp(min=1e-3))
 
     def recipe(self, data: Dataset) -> Recipe:
         """As for `dcgan`."""

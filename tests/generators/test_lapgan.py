@@ -49,6 +49,24 @@ def test_levels_that_draw_nothing_leave_real_images_smooth() -> None:
     torch.testing.assert_close(made[7], pyramid.up(pyramid.up(quarter, (14, 14)), (28, 28)))
 
 
+def test_the_smallest_images_are_judged_centred_and_scaled() -> None:
+    from robustbench_lite import data as datasets
+
+    train = datasets.load("digits", "train")
+    generator = resolve_generator("lapgan")
+    network = generator.build(train.shape, 10)
+    assert isinstance(network, PyramidNetwork)
+    small = pyramid.bands(train.batch(range(len(train))), 1)[1]
+    as_it_is = network.coarsest.judge(small)
+    torch.testing.assert_close(as_it_is, network.coarsest.reader(small).squeeze(1))
+    generator.prepare(network, train)
+    seen: list[torch.Tensor] = []
+    network.coarsest.reader.body.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network.coarsest.judge(small)
+    assert float(seen[0].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(seen[0].std()) == pytest.approx(1, abs=1e-3)
+
+
 def test_made_detail_is_that_of_sampling_above_the_same_image() -> None:
     """What `decode` puts on the coarsest image is what `completed` puts on a real one that looks the same."""
     network = resolve_generator("lapgan:levels=1,width=4").build((1, 8, 8), 10)
