@@ -84,6 +84,11 @@ def merged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return rows.iloc[order.argsort(kind="stable").to_numpy()].reset_index(drop=True)
 
 
+def without_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without figures that no row has any more."""
+    return table[[name for name in table if name in _KEY or (table[name] != "").any()]]
+
+
 def changes(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[str]:
     """What is different between two tables, a line each."""
     old, new = (

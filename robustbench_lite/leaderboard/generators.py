@@ -10,7 +10,16 @@ import pandas as pd
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
-from robustbench_lite.leaderboard.generator_table import csv_of, merged, page, read, read_text, read_timed, write
+from robustbench_lite.leaderboard.generator_table import (
+    csv_of,
+    merged,
+    page,
+    read,
+    read_text,
+    read_timed,
+    without_gaps,
+    write,
+)
 from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of
 from robustbench_lite.results.generators import HEAD, base
 from robustbench_lite.run.generate import train
@@ -157,7 +166,7 @@ def merge(files: Sequence[Path], target: Path) -> tuple[Path, ...]:
             f"Merged from {', '.join(file.name for file in files)}; all figures are in [{target.name}]({target.name})."
         )
         return write(target, table, page(table, target.stem, "", told))
-    table = table[[plan.gives(row) for row in table.to_dict("records")]]
+    table = without_gaps(table[[plan.gives(row) for row in table.to_dict("records")]])
     return write(target, table, plan.page(table, target.stem))
 
 

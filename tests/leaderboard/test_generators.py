@@ -138,7 +138,12 @@ def test_tables_built_apart_become_one(board: Path, capsys: pytest.CaptureFixtur
         figures={"modes": 24.0, "seen": 1.0},
         setting="2 epochs of batches of 100, 2 seeds",
     )
-    stray = Row(generator="gan", data="ring", figures={"modes": 7.0}, setting="5 epochs of batches of 100, seed 0")
+    stray = Row(
+        generator="gan",
+        data="ring",
+        figures={"modes": 7.0, "rare": 1.0},
+        setting="5 epochs of batches of 100, seed 0",
+    )
     other.write_text(table([again, stray]).to_csv(index=False, float_format="%.6g"))
     (folder / "other.timings.csv").write_text(
         f'generator,data,kind,setting,training_seconds\ngan,grid,measured,"{again.setting}",12.5\n'
@@ -150,6 +155,7 @@ def test_tables_built_apart_become_one(board: Path, capsys: pytest.CaptureFixtur
     ours = found[found["kind"] == "measured"]
     assert ours[["data", "modes", "modes_sd", "seen"]].to_numpy().tolist() == [["grid", "24", "", "1"]]
     assert set(found["data"]) == {"grid"}
+    assert "rare" not in found
     assert (found["kind"] == "published").sum() == (read(board.parent / "other.csv")["data"] == "grid").sum() - 1
     assert pd.read_csv(folder / "two.timings.csv")["training_seconds"].tolist() == [12.5]
     assert list(faults(board)) == []
