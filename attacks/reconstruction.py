@@ -244,8 +244,7 @@ class VAELoss(_Aiming):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(self, "against", ("reconstruction", "image"))
-        if self.sigma_x2 is not None:
-            positive(self, "sigma_x2")
+        positive(self, "sigma_x2")
 
     def objective(self, outputs: Outputs, goal: Goal) -> Tensor:
         """Minus the loss."""

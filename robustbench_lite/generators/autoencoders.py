@@ -1,5 +1,6 @@
 """Autoencoders: linear (which is principal components), deep, and denoising."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -12,7 +13,7 @@ from robustbench_lite.generators.base import Code, Density, Generator, Network, 
 from robustbench_lite.generators.networks import Kind, Painter, Reader, kind_for
 from robustbench_lite.training import Batch, Moment, Recipe
 
-#: images whose mean is taken at a time
+#: images that are looked at together
 _BLOCK = 4096
 
 
@@ -181,11 +182,17 @@ class Reconstructing(Play):
         return error / 2
 
 
+def in_blocks(data: Dataset) -> Iterator[Tensor]:
+    """All images in order, (n, c, h, w), a few thousand at a time."""
+    for begin in range(0, len(data), _BLOCK):
+        yield data.batch(range(begin, min(begin + _BLOCK, len(data))))
+
+
 def mean_image(data: Dataset) -> Tensor:
     """The mean of all images, (c, h, w) float32; summed in float64, a block at a time."""
     total = torch.zeros(data.shape, dtype=torch.float64)
-    for begin in range(0, len(data), _BLOCK):
-        total += data.batch(range(begin, min(begin + _BLOCK, len(data)))).double().sum(0)
+    for x in in_blocks(data):
+        total += x.double().sum(0)
     return (total / len(data)).float()
 
 

@@ -11,7 +11,7 @@ from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.autoencoders import check_latent, check_width, with_steps
 from robustbench_lite.generators.base import Density, Generator, Network, Play, Shape
-from robustbench_lite.generators.networks import Kind, Painter, Reader, frozen, kind_for
+from robustbench_lite.generators.networks import Kind, Painter, Reader, frozen, is_small, kind_for
 from robustbench_lite.randomness import Draws
 from robustbench_lite.training import Batch, Moment, Recipe
 
@@ -133,7 +133,7 @@ class GAN(Generator):
         recipe = Recipe(
             epochs=1,
             batch_size=(100 if points else 64) * self.packing,
-            learning_rate=rate * (5 if not points and max(data.shape[1:]) <= 16 else 1),
+            learning_rate=rate * (5 if not points and is_small(data.shape) else 1),
             beta1=0.8 if points else 0.5,
             schedule="constant",
             ema=0.0 if points else 0.999,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators import pyramid
-from robustbench_lite.generators.autoencoders import check_width
+from robustbench_lite.generators.autoencoders import check_width, in_blocks
 from robustbench_lite.generators.base import Density, Generator, Network, Play, Shape
 from robustbench_lite.generators.gan import (
     GAN,
@@ -27,8 +27,6 @@ from robustbench_lite.training import Batch, Moment, Recipe
 
 #: numbers in z of the coarsest GAN, and units of the smaller hidden layer of its two networks
 _LATENT, _HIDDEN, _JUDGING = 16, 128, 512
-#: images that are looked at together
-_BLOCK = 4096
 #: half the images are hidden from a band's discriminator's dense layer, as published
 _DROPOUT = 0.5
 
@@ -89,8 +87,8 @@ class CoarsestNetwork(AdversarialNetwork):
 
     def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """See `Network.judge`."""
-        seen = (x - self.centre) / self.scale  # which the reader makes of values in [0, 1]
-        return super().judge((seen + 1) / 2, y)
+        # The reader takes [0, 1] to [-1, 1]; what it sees here has a mean of 0 and a spread of 1.
+        return super().judge(((x - self.centre) / self.scale + 1) / 2, y)
 
 
 class PyramidNetwork(Network):
@@ -134,7 +132,7 @@ class PyramidNetwork(Network):
         """See `Network.judge`: the sum of what the discriminators of all levels say, each of its own part."""
         labels = self.labels(y)
         told = [reader(band, smooth, labels) for reader, band, smooth in self.apart(x)]
-        return torch.stack([*told, self.coarsest.judge(pyramid.bands(x, self.levels)[1], y)]).sum(0)
+        return torch.stack([*told, self.coarsest.judge(pyramid.coarsest(x, self.levels), y)]).sum(0)
 
     def planes(self, z: Tensor) -> list[Tensor]:
         """The planes of noise in z, (n, 1, h, w) each, the finest first."""
@@ -192,8 +190,7 @@ class LAPGAN(Generator):
     def prepare(self, network: Network, data: Dataset) -> None:
         """How bright the smallest images are, and how much they vary."""
         assert isinstance(network, PyramidNetwork)
-        blocks = torch.arange(len(data)).split(_BLOCK)
-        small = torch.cat([pyramid.bands(data.batch(rows.numpy()), network.levels)[1] for rows in blocks])
+        small = torch.cat([pyramid.coarsest(x, network.levels) for x in in_blocks(data)])
         network.coarsest.centre.copy_(small.mean())
         network.coarsest.scale.copy_(small.std(correction=0).clamp(min=1e-3))
 
@@ -223,7 +220,7 @@ class Levels(Play):
         """See the class."""
         network, labels = self.network, self.network.labels(batch.y)
         planes = network.planes(network.prior(batch.draws))
-        small = pyramid.bands(batch.x, network.levels)[1].clamp(0, 1)
+        small = pyramid.coarsest(batch.x, network.levels).clamp(0, 1)
         total = self.coarsest.loss(model, Batch(x=small, y=batch.y, indices=batch.indices, draws=batch.draws), moment)
         for noise, painter, (reader, band, smooth) in zip(
             planes, network.painters, network.apart(batch.x), strict=True

@@ -20,7 +20,7 @@ from robustbench_lite.generators.base import Shape
 Kind = Literal["points", "mlp", "conv"]
 #: DCGAN's slope of the leaky ReLU, and the spread of its initial weights
 _LEAK, _SPREAD = 0.2, 0.02
-_SMALLEST, _LARGEST = 8, 64
+_SMALL, _LARGEST = 16, 64
 
 
 def kind_for(shape: Shape, wanted: Literal["auto", "mlp", "conv"] = "auto") -> Kind:
@@ -33,10 +33,15 @@ def kind_for(shape: Shape, wanted: Literal["auto", "mlp", "conv"] = "auto") -> K
         return "points"
     if max(shape[1:]) > _LARGEST:
         raise UserError(f"images of {shape[1]}x{shape[2]} are too large for a generator; accepted: up to {_LARGEST}")
-    if wanted == "mlp" or (wanted == "auto" and max(shape[1:]) <= 2 * _SMALLEST):
+    if wanted == "mlp" or (wanted == "auto" and is_small(shape)):
         return "mlp"
     halvings(shape)
     return "conv"
+
+
+def is_small(shape: Shape) -> bool:
+    """Whether images are of up to 16x16, for which fully connected networks do."""
+    return max(shape[1:]) <= _SMALL
 
 
 def halvings(shape: Shape) -> int:

@@ -35,9 +35,16 @@ def bands(x: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
     return found, x
 
 
-def rebuilt(details: list[Tensor], coarsest: Tensor) -> Tensor:
+def coarsest(x: Tensor, levels: int) -> Tensor:
+    """What is left of x (n, c, h, w) after so many halvings."""
+    for _ in range(levels):
+        x = down(x)
+    return x
+
+
+def rebuilt(details: list[Tensor], smallest: Tensor) -> Tensor:
     """The image of these bands, the finest first: what `bands` took apart."""
-    x = coarsest
+    x = smallest
     for band in reversed(details):
         x = up(x, _size(band)) + band
     return x

@@ -17,14 +17,13 @@ from robustbench_lite.generators.autoencoders import (
     with_steps,
 )
 from robustbench_lite.generators.base import Code, Density, Generator, Network, Play, Shape
-from robustbench_lite.generators.networks import kind_for
+from robustbench_lite.generators.networks import is_small, kind_for
 from robustbench_lite.training import Batch, Moment, Recipe
 
 #: a latent unit is active if its mean varies by more over the images (Burda et al. 2016, arXiv 1509.00519, sec. 5.2)
 _ACTIVE = 0.01
 #: the observation variance of images of up to 16x16, where a learned one starts as well, and of larger ones
 _SMALL, _LARGE = 0.05, 0.2
-_SMALL_SIDE = 16
 #: images that are looked at to tell which units are active
 _LOOKED_AT = 2000
 
@@ -64,7 +63,7 @@ class VAE(Generator):
         """See `Generator.build`."""
         kind = kind_for(shape, self.network)
         classes, width = num_classes if self.conditional else 0, self.width or usual_width(kind)
-        usual = _SMALL if max(shape[1:]) <= _SMALL_SIDE else _LARGE
+        usual = _SMALL if is_small(shape) else _LARGE
         sigma_x2 = usual if self.sigma_x2 is None else self.sigma_x2
         return VariationalNetwork(kind, shape, self.latent, width, classes, sigma_x2)
 

@@ -128,13 +128,16 @@ def test_the_loss_of_a_vae_is_its_own() -> None:
     assert said.image is not None
     assert said.log_variance is not None
     prior = kl_divergence(Normal(said.code, (said.log_variance / 2).exp()), Normal(0.0, 1.0)).sum(1)
-    for against, shown in (("image", aim), ("reconstruction", system(aim).image)):
+    unknown, own = said, replace(said, sigma_x2=torch.full((len(x),), 0.3))
+    losses = [
+        (VAELoss(against="image"), VAELoss(against="image", sigma_x2=0.2), aim),
+        (VAELoss(against="reconstruction"), VAELoss(against="reconstruction", sigma_x2=0.2), system(aim).image),
+    ]
+    for free, given, shown in losses:
         error = (said.image - shown).flatten(1).square().sum(1)
-        found = VAELoss(against=against, sigma_x2=0.2).objective(said, goal)  # type: ignore[arg-type]
-        assert_close(found.float(), -(error / 0.4 + prior))
-        unknown, own = said, replace(said, sigma_x2=torch.full((len(x),), 0.3))
-        assert_close(VAELoss(against=against).objective(unknown, goal).float(), -(error / 0.1 + prior))  # type: ignore[arg-type]
-        assert_close(VAELoss(against=against).objective(own, goal).float(), -(error / 0.6 + prior))  # type: ignore[arg-type]
+        assert_close(given.objective(said, goal).float(), -(error / 0.4 + prior))
+        assert_close(free.objective(unknown, goal).float(), -(error / 0.1 + prior))
+        assert_close(free.objective(own, goal).float(), -(error / 0.6 + prior))
 
 
 def test_the_classifier_of_codes_is_at_the_least_of_a_convex_loss() -> None:

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustbench_lite import data as datasets
 from robustbench_lite.generators import pyramid, resolve_generator, train_generator
-from robustbench_lite.generators.lapgan import LAPGAN, PyramidNetwork
+from robustbench_lite.generators.lapgan import LAPGAN, BandPainter, PyramidNetwork
 from robustbench_lite.randomness import Draws
 from robustbench_lite.training import Batch, Moment
 
@@ -16,6 +17,7 @@ from robustbench_lite.training import Batch, Moment
 def test_putting_the_bands_back_is_exact(height: int, width: int, levels: int, channels: int) -> None:
     x = torch.rand(2, channels, height, width, dtype=torch.float64)
     details, coarsest = pyramid.bands(x, levels)
+    assert torch.equal(pyramid.coarsest(x, levels), coarsest)
     assert [tuple(band.shape[2:]) for band in [*details, coarsest]] == pyramid.sizes((height, width), levels)
     assert float((pyramid.rebuilt(details, coarsest) - x).abs().max()) < 1e-12
 
@@ -39,7 +41,8 @@ def test_levels_that_draw_nothing_leave_real_images_smooth() -> None:
     network = resolve_generator("lapgan").build((1, 28, 28), 10)
     assert isinstance(network, PyramidNetwork)
     for painter in network.painters:
-        for part in (painter.body[-2].weight, painter.body[-2].bias):  # type: ignore[union-attr,index]
+        assert isinstance(painter, BandPainter)
+        for part in painter.body[-2].parameters():
             torch.nn.init.zeros_(part)
     x = torch.rand(3, 1, 28, 28)
     made = network.completed(x, torch.randn(3, network.latent))
@@ -50,13 +53,11 @@ def test_levels_that_draw_nothing_leave_real_images_smooth() -> None:
 
 
 def test_the_smallest_images_are_judged_centred_and_scaled() -> None:
-    from robustbench_lite import data as datasets
-
     train = datasets.load("digits", "train")
     generator = resolve_generator("lapgan")
     network = generator.build(train.shape, 10)
     assert isinstance(network, PyramidNetwork)
-    small = pyramid.bands(train.batch(range(len(train))), 1)[1]
+    small = pyramid.coarsest(train.batch(range(len(train))), 1)
     as_it_is = network.coarsest.judge(small)
     torch.testing.assert_close(as_it_is, network.coarsest.reader(small).squeeze(1))
     generator.prepare(network, train)
@@ -87,9 +88,7 @@ def test_coarse_bands_cost_little_and_bring_much() -> None:
 
 
 def train_image() -> torch.Tensor:
-    from robustbench_lite import data
-
-    return data.load("digits", "train").batch([0])
+    return datasets.load("digits", "train").batch([0])
 
 
 @pytest.mark.parametrize("shape,levels", [((1, 8, 8), 1), ((1, 28, 28), 2), ((3, 32, 32), 2), ((3, 64, 64), 3)])

@@ -63,12 +63,12 @@ class Reference:
     @cached_property
     def held_out(self) -> Tensor:
         """Test images, as many as a sampling has, at most."""
-        return self.test.batch(mixed(self.test, self.count, self.seed))
+        return self.test.batch(self.held_out_rows)
 
     @cached_property
-    def held_out_labels(self) -> Tensor:
-        """Theirs, (n,)."""
-        return self.test.labels_at(mixed(self.test, self.count, self.seed))
+    def held_out_rows(self) -> np.ndarray:
+        """Where they stand in the test split, (n,)."""
+        return mixed(self.test, self.count, self.seed)
 
     @cached_property
     def unseen(self) -> Tensor:

@@ -111,10 +111,13 @@ def _levels(trained: Trained, reference: Reference, seed: int) -> Figures:
     Beside `frechet_floor` it tells what the levels above cost; a step to the next smaller height, what that level adds.
     """
     network, parts = trained.network, list[dict[int, Tensor]]()
-    for rows in torch.arange(len(reference.held_out)).split(_BATCH):
-        x, y = reference.held_out[rows].to(network.device), reference.held_out_labels[rows].to(network.device)
+    labels = reference.test.labels_at(reference.held_out_rows)
+    for rows in torch.arange(len(labels)).split(_BATCH):
+        x, y = reference.held_out[rows].to(network.device), labels[rows].to(network.device)
         z = network.prior(Draws.numbered(derive(seed, "levels"), rows.tolist(), network.device))
         parts.append({height: made.cpu() for height, made in network.completed(x, z, y).items()})
+        if not parts[0]:
+            return {}
     made = {height: torch.cat([part[height] for part in parts]) for height in parts[0]}
     return {
         f"frechet_from_{height}": reference.compare(look(reference.judge, x))["frechet"] for height, x in made.items()
