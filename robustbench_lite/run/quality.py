@@ -89,7 +89,8 @@ def shown(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The table in parts that fit a screen: for each dataset the figures that its first row has and people ask for first."""
     for _, part in frame.groupby(frame["data"].map(base), sort=False):
         names = [name for name in SHOWN if name in part and part[name].iloc[0] == part[name].iloc[0]]
-        shown = part[["generator", "data", "kind", *names]].reset_index(drop=True)
+        kind = ["kind"] if part["kind"].nunique() > 1 else []
+        shown = part[["generator", "data", *kind, *names]].reset_index(drop=True)
         for name in names:  # errors of 0.004 beside distances of 20
             shown[name] = ["" if value != value else f"{value:.4g}" for value in shown[name]]
         yield shown
