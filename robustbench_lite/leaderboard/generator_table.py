@@ -69,7 +69,10 @@ def parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         judges = {setting.partition(_JUDGE)[2] for setting in own.loc[own["kind"] == "measured", "setting"]}
         judge = judges.pop() if len(judges) == 1 else ""
         settings = [setting.removesuffix(_JUDGE + judge) if judge else setting for setting in own["setting"]]
-        who = [source or told.replace(*_SHORTER) for source, told in zip(own["source"], settings, strict=True)]
+        who = [
+            source + "".join(told.partition(";")[1:]) if source else told.replace(*_SHORTER)
+            for source, told in zip(own["source"], settings, strict=True)
+        ]
         title = f"{data}{_JUDGE}{judge}" if judge else str(data)
         yield title, pd.DataFrame({"generator": own["generator"].tolist(), **shown, "how, or who": who})
 

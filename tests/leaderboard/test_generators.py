@@ -212,3 +212,15 @@ def test_a_judge_is_told_once_and_figures_are_short(tmp_path: Path):
     ((title, part),) = parts(read_text(table(rows).to_csv(index=False)))
     assert title == "digits"
     assert part["how, or who"].iloc[1] == "286 epochs of 64, seed 0, judge mlp"
+
+
+def test_a_published_row_says_what_sets_it_apart_from_others_of_its_paper():
+    rows = [
+        Row(
+            generator="dcgan", data="stacked-mnist", figures={"modes": found}, kind="published", source="Lin et al. 2018",
+            setting=setting,
+        )
+        for found, setting in ((78.9, "of 1000 modes"), (78.5, "of 1000 modes; D a quarter of G's size"))
+    ]  # fmt: skip
+    ((_, part),) = parts(read_text(table(rows, published=[]).to_csv(index=False)))
+    assert part["how, or who"].tolist() == ["Lin et al. 2018", "Lin et al. 2018; D a quarter of G's size"]

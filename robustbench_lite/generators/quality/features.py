@@ -10,7 +10,8 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.rows import Rows
 from robustbench_lite.system import System
 
-_BATCH = 500
+#: images that go through a network at once; of more, a CPU spends longer on their memory than it saves
+BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def look(judge: System, x: Tensor) -> Seen:
         raise UserError(f"the judge {judge.name} takes images {judge.input_shape}; these are {tuple(x.shape[1:])}")
     if judge.randomised:
         raise UserError(f"the judge {judge.name} answers at random; accepted: a system without randomness")
-    parts = [_look(judge, part.to(judge.device)) for part in x.split(_BATCH)]
+    parts = [_look(judge, part.to(judge.device)) for part in x.split(BATCH)]
     return Seen(features=torch.cat([part[0] for part in parts]), chances=torch.cat([part[1] for part in parts]))
 
 

@@ -10,10 +10,9 @@ from robustbench_lite import training
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.defense import Workshop
+from robustbench_lite.generators.quality.features import BATCH
 from robustbench_lite.system import System
 from robustbench_lite.zoo import fresh_module
-
-_BATCH = 500
 
 
 def taught(
@@ -43,13 +42,13 @@ def taught(
 @torch.no_grad()
 def answers(judge: System, x: Tensor) -> Tensor:
     """The classes that a judge sees in images (n, c, h, w), (n,) int64, on the CPU."""
-    return torch.cat([judge(part.to(judge.device)).prediction().cpu() for part in x.split(_BATCH)])
+    return torch.cat([judge(part.to(judge.device)).prediction().cpu() for part in x.split(BATCH)])
 
 
 def accuracy(judge: System, data: Dataset) -> float:
     """The share of a split that a judge gets right."""
     right = 0
-    for rows in np.array_split(np.arange(len(data)), -(-len(data) // _BATCH)):
+    for rows in np.array_split(np.arange(len(data)), -(-len(data) // BATCH)):
         right += int((answers(judge, data.batch(rows)) == data.labels_at(rows)).sum())
     return right / len(data)
 

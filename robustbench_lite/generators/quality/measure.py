@@ -15,13 +15,12 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Trained
 from robustbench_lite.generators.quality import inversion, modes
 from robustbench_lite.generators.quality.arithmetic import encoded, latent_figures
-from robustbench_lite.generators.quality.features import look
+from robustbench_lite.generators.quality.features import BATCH, look
 from robustbench_lite.generators.quality.images import Reference, image_figures
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 from robustbench_lite.training.seeds import derive
 
-_BATCH = 500
 #: images of a sampling, at most, when nobody says
 _IMAGES = 10_000
 Figures = dict[str, float]
@@ -112,7 +111,7 @@ def _levels(trained: Trained, reference: Reference, seed: int) -> Figures:
     """
     network, parts = trained.network, list[dict[int, Tensor]]()
     labels = reference.test.labels_at(reference.held_out_rows)
-    for rows in torch.arange(len(labels)).split(_BATCH):
+    for rows in torch.arange(len(labels)).split(BATCH):
         x, y = reference.held_out[rows].to(network.device), labels[rows].to(network.device)
         z = network.prior(Draws.numbered(derive(seed, "levels"), rows.tolist(), network.device))
         parts.append({height: made.cpu() for height, made in network.completed(x, z, y).items()})
@@ -146,7 +145,7 @@ def _restored(trained: Trained, train: Dataset, test: Dataset) -> Figures:
     figures: Figures = {}
     for name, data in (("restored", test), ("restored_train", train)):
         total = 0.0
-        for rows in np.array_split(np.arange(len(data)), -(-len(data) // _BATCH)):
+        for rows in np.array_split(np.arange(len(data)), -(-len(data) // BATCH)):
             x, y = data.batch(rows).to(trained.network.device), _labels(trained, data, rows)
             errors = (trained.network.reconstruct(x, y) - x).pow(2).flatten(1).mean(1)
             total += float(errors.sum())
@@ -166,21 +165,21 @@ def _samplings(
 def _batches(trained: Trained, train: Dataset, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one sampling; labels are drawn as often as the training split has them."""
     device = trained.network.device
-    for at in range(0, count, _BATCH):
-        numbers = range(at, min(at + _BATCH, count))
+    for at in range(0, count, BATCH):
+        numbers = range(at, min(at + BATCH, count))
         draws = Draws.numbered(seed, numbers)
         y = train.labels_at(draws.integers(len(train), (1,), "label")[:, 0].numpy())
         yield trained.sample(draws.to(device), y.to(device)).cpu(), y
 
 
 def _real(data: Dataset, count: int) -> Iterator[Tensor]:
-    for at in range(0, min(count, len(data)), _BATCH):
-        yield data.batch(np.arange(at, min(at + _BATCH, count, len(data))))
+    for at in range(0, min(count, len(data)), BATCH):
+        yield data.batch(np.arange(at, min(at + BATCH, count, len(data))))
 
 
 def _noise(shape: tuple[int, int, int], count: int, seed: int) -> Iterator[Tensor]:
-    for at in range(0, count, _BATCH):
-        numbers = range(at, min(at + _BATCH, count))
+    for at in range(0, count, BATCH):
+        numbers = range(at, min(at + BATCH, count))
         draws = Draws.numbered(derive(seed, "noise"), numbers)
         yield draws.uniform(shape, "noise")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustbench_lite.data.points import Mixture
 from robustbench_lite.data.stacked import label_of
 from robustbench_lite.errors import UserError
+from robustbench_lite.generators.quality.features import BATCH
 from robustbench_lite.system import System
 
 #: samples that the papers look at
@@ -83,7 +84,8 @@ def _classes(judge: System, x: Tensor) -> tuple[Tensor, Tensor]:
             f"the judge {judge.name} takes images {judge.input_shape}; accepted for stacks {tuple(x.shape[1:])}: a"
             f" classifier of one channel, {(1, *x.shape[2:])}"
         )
-    told = judge(x.to(judge.device).reshape(-1, *judge.input_shape)).scores.softmax(1).cpu()
+    channels = x.to(judge.device).reshape(-1, *judge.input_shape)
+    told = torch.cat([judge(part).scores.softmax(1).cpu() for part in channels.split(BATCH)])
     confidence, digits = (part.view(-1, _CHANNELS) for part in told.max(1))
     labels = torch.from_numpy(label_of(digits.numpy(), judge.num_classes))
     return labels, (confidence >= _CONFIDENT).all(1)
