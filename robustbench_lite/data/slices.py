@@ -1,11 +1,16 @@
-"""Which samples of a split are evaluated: all, the first ones, or a fixed class-balanced random subset."""
+"""Which samples of a split are evaluated: all, the first ones, or a fixed class-balanced random subset; and all in blocks."""
+
+from collections.abc import Iterator
 
 import numpy as np
+from torch import Tensor
 
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 
 _ACCEPTED = "accepted: all, first:N or N"
+#: images that are looked at together
+_BLOCK = 4096
 
 
 def choose(dataset: Dataset, samples: str | int | None = None, slice_seed: int = 0) -> np.ndarray:
@@ -24,6 +29,12 @@ def choose(dataset: Dataset, samples: str | int | None = None, slice_seed: int =
     if kind != "balanced":
         return np.arange(count)
     return np.sort(_balanced_order(dataset.labels, slice_seed)[:count])
+
+
+def in_blocks(data: Dataset) -> Iterator[Tensor]:
+    """All images in order, (n, c, h, w), a few thousand at a time."""
+    for begin in range(0, len(data), _BLOCK):
+        yield data.batch(range(begin, min(begin + _BLOCK, len(data))))
 
 
 def outside(dataset: Dataset, indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Autoencoders: linear (which is principal components), deep, and denoising."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -8,13 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.data.base import Dataset
+from robustbench_lite.data.slices import in_blocks
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Code, Density, Generator, Network, Play, Shape
 from robustbench_lite.generators.networks import Kind, Painter, Reader, kind_for
 from robustbench_lite.training import Batch, Moment, Recipe
-
-#: images that are looked at together
-_BLOCK = 4096
 
 
 class LinearNetwork(Network):
@@ -180,12 +177,6 @@ class Reconstructing(Play):
         error = (self.network.reconstruct(x, batch.y) - batch.x).square().flatten(1).sum(1).mean()
         self.note("reconstruction_error", error)
         return error / 2
-
-
-def in_blocks(data: Dataset) -> Iterator[Tensor]:
-    """All images in order, (n, c, h, w), a few thousand at a time."""
-    for begin in range(0, len(data), _BLOCK):
-        yield data.batch(range(begin, min(begin + _BLOCK, len(data))))
 
 
 def mean_image(data: Dataset) -> Tensor:

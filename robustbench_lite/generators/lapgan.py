@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.data.base import Dataset
+from robustbench_lite.data.slices import in_blocks
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators import pyramid
-from robustbench_lite.generators.autoencoders import check_width, in_blocks
+from robustbench_lite.generators.autoencoders import check_width
 from robustbench_lite.generators.base import Density, Generator, Network, Play, Shape
 from robustbench_lite.generators.gan import (
     GAN,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.data.base import Dataset
+from robustbench_lite.data.slices import in_blocks
 from robustbench_lite.errors import UserError, unknown
 from robustbench_lite.generators.base import Trained
 from robustbench_lite.generators.latent import ATTRIBUTES, direction, interpolate, traverse
@@ -105,8 +106,8 @@ def neighbours(sitter: Sitter) -> list[Row]:
     """Samples, and below each the training image that is nearest to it: has it been learned by heart?"""
     images, _ = sitter.samples(_ACROSS)
     nearest, least = torch.zeros_like(images), torch.full((len(images),), torch.inf, device=images.device)
-    for begin in range(0, len(sitter.train), _READ):
-        block = sitter.train.batch(range(begin, min(begin + _READ, len(sitter.train)))).to(images.device)
+    for x in in_blocks(sitter.train):
+        block = x.to(images.device)
         distance, place = torch.cdist(images.flatten(1), block.flatten(1)).min(1)
         closer = distance < least
         nearest[closer], least = block[place[closer]], torch.minimum(least, distance)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robustbench_lite import training
 from robustbench_lite.data.base import Dataset
+from robustbench_lite.data.slices import in_blocks
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.defense import Workshop
 from robustbench_lite.generators.quality.features import BATCH
@@ -47,10 +48,8 @@ def answers(judge: System, x: Tensor) -> Tensor:
 
 def accuracy(judge: System, data: Dataset) -> float:
     """The share of a split that a judge gets right."""
-    right = 0
-    for rows in np.array_split(np.arange(len(data)), -(-len(data) // BATCH)):
-        right += int((answers(judge, data.batch(rows)) == data.labels_at(rows)).sum())
-    return right / len(data)
+    seen = torch.cat([answers(judge, x) for x in in_blocks(data)])
+    return int((seen == data.labels_at(np.arange(len(data)))).sum()) / len(data)
 
 
 def usefulness(x: Tensor, y: Tensor, test: Dataset, *, seed: int, model: str = "small-cnn") -> float:
