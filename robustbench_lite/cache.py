@@ -7,6 +7,7 @@ that cannot be written means a run without a cache; both are said aloud, neither
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Card = dict[str, Any]
+_LOGGER = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -132,6 +134,7 @@ def load_or_train(
     path = cache_dir() / "models" / f"{key}.safetensors"
     card = None if fresh else _cached(path, model)
     if card is not None:
+        _LOGGER.info("trained weights come from the cache: %s", path)
         return card
     writable, scratch = _writable(path.parent), path.with_suffix(".training")
     if fresh:
@@ -155,7 +158,9 @@ def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[
     path = cache_dir() / "parts" / f"{key}.safetensors"
     if path.is_file():
         try:
-            return load_file(path)
+            held = load_file(path)
+            _LOGGER.info("a fitted part comes from the cache: %s", path)
+            return held
         except (OSError, SafetensorError) as error:
             warnings.warn(f"a cached part is damaged ({error}) and made again", stacklevel=2)
     writable = _writable(path.parent)

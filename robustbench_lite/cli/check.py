@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import one_of
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -56,6 +56,8 @@ def check(
     ),
     data_root: DataRoot = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Fail when a run is worse than a leaderboard, beyond chance.
 
@@ -78,7 +80,7 @@ def check(
     from robustbench_lite.leaderboard.gate import Limits, judge
 
     before = board_of(baseline) if baseline.is_dir() else Board.read(baseline)
-    now = board_of(run) if run is not None else _rerun(baseline, runs, data_root, quiet=quiet)
+    now = board_of(run) if run is not None else _rerun(baseline, runs, data_root, quiet=quiet, log=log, verbose=verbose)
     limits = Limits(alpha=alpha, tolerance=tolerance, queries=queries or None, seconds=time or None, flags=form)
     judgement = judge(before, now, limits)
     files = {
@@ -100,7 +102,9 @@ def check(
         raise typer.Exit(1)
 
 
-def _rerun(baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool) -> "Board":
+def _rerun(
+    baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool, log: Path | None, verbose: bool
+) -> "Board":
     """The leaderboard of the plan beside the baseline, evaluated now."""
     from robustbench_lite.leaderboard.build import build
     from robustbench_lite.leaderboard.plan import BoardPlan
@@ -112,7 +116,7 @@ def _rerun(baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool) -
     place, cells = runs / baseline.stem, plan.cells
     with (
         stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
-        Bars(cells=cells, quiet=quiet) as bars,
+        Bars(cells=cells, quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         return build(plan, place, data_root=None if data_root is None else str(data_root), reporter=bars)
 

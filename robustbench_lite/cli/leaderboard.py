@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import complain, show, show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -60,6 +60,8 @@ def build(
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that share the work.")] = 1,
     data_root: DataRoot = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Run the plan of a leaderboard, and write what its records say, ranked.
 
@@ -78,12 +80,12 @@ def build(
     place = runs / plan.stem
     generators = GeneratorPlan.load(plan)
     if generators is not None:
-        _build_generators(generators, target, place, data_root, quiet=quiet)
+        _build_generators(generators, target, place, data_root, quiet=quiet, log=log, verbose=verbose)
         return
     given = BoardPlan.load(plan)
     with (
         stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
-        Bars(cells=given.cells, quiet=quiet) as bars,
+        Bars(cells=given.cells, quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         board = make(given, place, data_root=None if data_root is None else str(data_root), reporter=bars, jobs=jobs)
     written = board.write(target, markdown(board, given, target.stem))
@@ -91,12 +93,21 @@ def build(
     print("Written: " + ", ".join(str(path) for path in written))
 
 
-def _build_generators(plan: "GeneratorPlan", target: Path, place: Path, data_root: Path | None, *, quiet: bool) -> None:
+def _build_generators(
+    plan: "GeneratorPlan",
+    target: Path,
+    place: Path,
+    data_root: Path | None,
+    *,
+    quiet: bool,
+    log: Path | None,
+    verbose: bool,
+) -> None:
     from robustbench_lite.leaderboard import generators
 
     with (
         stoppable(f"what was trained and measured is kept in {place}, and the same command goes on from there"),
-        Bars(quiet=quiet) as bars,
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         written = generators.build(
             plan, target, place, data_root=data_root, progress=bars.training, begin=bars.begin

@@ -21,3 +21,7 @@ AllowPickle = Annotated[
     bool, option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Log = Annotated[Path | None, option("FILE", "Write what is done to a file as well, with the time, also with --quiet.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Say more: stages, batch sizes, threads, what comes from the cache.")
+]

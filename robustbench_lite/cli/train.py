@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -69,6 +69,8 @@ def train(
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model and write it as a checkpoint with a card.
 
@@ -76,7 +78,10 @@ def train(
     checkpoint is loaded again by --model checkpoint:FILE. FILE.history.csv and FILE.history.png tell of every epoch. A
     training that was stopped goes on where it was when the same is asked for again.
     """
-    with stoppable(f"{out} was not written, and the same command goes on with the training"), Bars(quiet=quiet) as bars:
+    with (
+        stoppable(f"{out} was not written, and the same command goes on with the training"),
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
+    ):
         from robustbench_lite.run.train import train as train_it
         from robustbench_lite.run.train import train_seeds
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
 
@@ -57,13 +57,15 @@ def verify(
         Path | None, option("FILE.json", "Where the verdict on every example goes.", default="nowhere")
     ] = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Judge adversarial examples that somebody else has made.
 
     An example counts where it is finite, in [0, 1] and inside the threat, and breaks where the system's answer to it is wrong:
     the same verdict as in an evaluation. Examples that do not count leave their images unbroken.
     """
-    with stoppable("nothing was written"), Bars(cells=1, quiet=quiet) as bars:
+    with stoppable("nothing was written"), Bars(cells=1, quiet=quiet, log=log, verbose=verbose) as bars:
         from robustbench_lite.cache import writable
         from robustbench_lite.run.verify import verify as verify_it
 

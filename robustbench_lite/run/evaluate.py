@@ -25,6 +25,7 @@ from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.cell_ends import CellEnds
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
@@ -189,16 +190,15 @@ def _trial(
     collected: "_Collected",
 ) -> None:
     """All attacks on one system under one threat, and the checks."""
-    frames, needs = [], {}
+    frames, needs, ends = [], {}, CellEnds()
     shown: list[Shown] = []
     setting, output = collected.setting, collected.output
     for cell, ran in trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter):
         subject = cell.subject
-        if ran.failed:
-            reporter.note(f"{cell.attack_text} on {subject.model}, {subject.defense} failed: {ran.failed}")
         frames.append(ran.rows)
         needs[cell.attack_text] = needs_of(cell.attack).value
         shown.append(collected.add(cell, ran))
+        reporter.end(ends.of(cell, ran))
         if task_of(setting.plan.task).reconstructs:
             collected.reconstruct(cell, ran, shown[-1])
     if setting.camera is not None:

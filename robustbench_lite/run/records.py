@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
 )
 COLUMNS = tuple(SCHEMA.names)
 _WHOLE_FILE, _NOTES, _LEARNED = "rows.parquet", "setup.json", "learned.safetensors"
+_STAGES = "stages.safetensors"
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
 NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
 
@@ -151,6 +152,10 @@ class Records:
                 return {}
         return self._notes.get(key, {})
 
+    def stages_file(self, key: str) -> Path | None:
+        """Where a cascade keeps which stages have ended while it runs; None in memory."""
+        return None if self._folder is None else self._folder / key / _STAGES
+
     def _files(self, key: str) -> list[Path]:
         if self._folder is None:
             return []
@@ -158,7 +163,7 @@ class Records:
         if not self._fresh or key in self._forgotten:
             return files
         self._forgotten.add(key)
-        for path in [*files, self._folder / key / _NOTES, self._folder / key / _LEARNED]:
+        for path in [*files, *(self._folder / key / name for name in (_NOTES, _LEARNED, _STAGES))]:
             path.unlink(missing_ok=True)
         return []
 

@@ -1,5 +1,6 @@
 """From a cell and what is recorded of it already to complete records."""
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,13 @@ from robustbench_lite.rows import concat
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
 from robustbench_lite.run.cell_rows import ended_rows, named, settled_rows
+from robustbench_lite.run.finished_stages import FinishedStages
 from robustbench_lite.run.outcomes import Outcome
+from robustbench_lite.run.progress import CellProgress, Report
 from robustbench_lite.run.records import Records
 
+_LOGGER = logging.getLogger(__name__)
+#: what is known is on disk after so many seconds, or before the next step where steps are longer
 _FLUSH_SECONDS = 2.0
 
 
@@ -23,7 +28,7 @@ _FLUSH_SECONDS = 2.0
 class Ran:
     """What came of a cell: its rows, seconds spent now, kept examples by index, and why it failed, if it did.
 
-    `stages` are the seconds of each stage, by place and name.
+    `stages` are the seconds of each stage, by place and name; `computed`, whether there was anything to do.
     """
 
     rows: pd.DataFrame
@@ -33,17 +38,25 @@ class Ran:
     setup_seconds: float = 0.0
     setup_queries: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    computed: bool = True
 
 
-def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], held: Collection[int] = ()) -> Ran:
+def run_cell(
+    cell: Cell,
+    records: Records,
+    advance: Callable[[int, int], None],
+    held: Collection[int] = (),
+    report: Report | None = None,
+) -> Ran:
     """Compute what is missing of the cell and return all its rows.
 
-    Rows are on disk within two seconds of being known; an exception of the attack's own is told in `failed` and what was
-    computed before it is kept.
+    Rows, and which stages of a cascade have ended, are on disk within two seconds of being known; an exception of the
+    attack's own is told in `failed` and what was computed before it is kept.
 
     Args:
         advance: called with (samples that ended, how many of them broke).
         held: indices whose examples an earlier run has kept; those that are to be kept and are not there are made again.
+        report: told how far the cell is, see `Reporter.progress`.
 
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit; the caller tries a smaller one.
@@ -56,20 +69,37 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
     known = have[have["index"].isin(wanted) & ~have["index"].isin(lost)]
     todo = torch.from_numpy((~np.isin(wanted, known["index"].to_numpy(dtype=np.int64))).nonzero()[0])
     advance(len(known), int(known["broken"].sum()))
-    ran, before = Ran(rows=known), records.noted(key)
+    ran, before = Ran(rows=known, computed=len(todo) > 0), records.noted(key)
+    if len(known):
+        _LOGGER.info("%d of %d samples come from the records %s", len(known), len(wanted), key)
     sink = _Sink(cell, key, records, ran.examples)
-    started = time.perf_counter()
+    finished = FinishedStages(records.stages_file(key), key, wanted)
+
+    def keep(expected: float) -> None:
+        sink.flush_after(_FLUSH_SECONDS - expected)
+        finished.write_after(_FLUSH_SECONDS - expected)
+
+    progress = CellProgress(report, keep)
+    progress.broken = int(known["broken"].sum())
+    started, complete = time.perf_counter(), False
     try:
-        for part in _until_failure(computed(cell, key, todo, records, ran.stages), ran):
+        for part in _until_failure(computed(cell, key, todo, records, finished, progress), ran):
             sink.add(part)
             advance(len(part), part.broken)
+            progress.broken += part.broken
+        complete = not ran.failed
     finally:
         sink.flush()
-    ran.seconds = time.perf_counter() - started
+        if not complete:
+            finished.write(clocked=bool(ran.failed))
+    ran.seconds = time.perf_counter() - started + finished.seconds_before
+    ran.stages = finished.seconds
     ran.setup_seconds, ran.setup_queries = (records.noted(key).get(name, 0.0) for name in ("seconds", "queries"))
     if records.noted(key) is not before:  # it has learned just now
         ran.seconds -= ran.setup_seconds
-    rows = records.rows(key) if ran.failed else records.finish(key)
+    rows = records.finish(key) if complete else records.rows(key)
+    if complete:
+        finished.forget()
     ran.rows = named(cell, rows[rows["index"].isin(wanted)])
     return ran
 
@@ -97,11 +127,17 @@ class _Sink:
                 return
             # Rows tell of the image, they do not hold it.
             self._ended.append(replace(part.outcome, adv=part.outcome.adv[:, :0]))
-        if time.monotonic() - self._last > _FLUSH_SECONDS:
+        self.flush_after(_FLUSH_SECONDS)
+
+    def flush_after(self, seconds: float) -> None:
+        """Write what there is, if the last time is so long ago."""
+        if time.monotonic() - self._last > seconds:
             self.flush()
 
     def flush(self) -> None:
         idle, ended = self._idle, self._ended
+        if not (idle or ended):
+            return
         self._idle, self._ended, self._last = [], [], time.monotonic()
         frames = [settled_rows(self._cell, self._key, part) for part in idle]
         if ended:  # one table of many rows costs what one of few does

@@ -1,5 +1,6 @@
 """What a plan means: its data, threats, attacks and device, read and checked before anything runs."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +108,7 @@ class Setting:
     def opened(self, model: "nn.Module | System | str | None", reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
+        _LOGGER.info("%d threads on %s", self.threads, self.device)
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
             builder = Builder(
                 plan=self.plan,

@@ -1,6 +1,7 @@
 """All runs of an attack on one system under one threat, each in as much room as the memory has."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.cell_ends import text_of
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.reporter import Reporter
@@ -19,6 +21,7 @@ from robustbench_lite.run.tries import tries
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
+_LOGGER = logging.getLogger(__name__)
 Held = Callable[[str], frozenset[int]]
 
 
@@ -80,11 +83,12 @@ def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> 
     """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
     while True:
         subject = cell.subject
-        reporter.begin(
-            f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
+        reporter.begin(text_of(cell), len(subject.indices))
+        _LOGGER.info(
+            "micro-batches of %d, in blocks of %d, on %s", subject.shapes.most, subject.shapes.floor, subject.device
         )
         try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key), reporter.progress)
         except (torch.OutOfMemoryError, MemoryError) as error:
             failed = f"out of memory with one image at a time: {error}"
         less = smaller(subject, reporter)

@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.run.cell_ends import ended
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.reporter import CellEnd, Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import Built
@@ -103,6 +104,8 @@ def compute_ahead(setting: Setting, output: Any, jobs: int | None, reporter: Rep
                     continue
                 if kind == "cell":
                     output.computed(told)
+                elif kind == "ended":
+                    reporter.end(told)
                 elif kind == "note":
                     reporter.note(told)
                 elif kind == "refused":
@@ -183,8 +186,9 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
             while True:
                 task: Task = boss.recv()
                 try:
-                    for clock in desk.done(task):
+                    for clock, ended in desk.done(task):
                         tell("cell", clock)
+                        tell("ended", ended)
                 except UserError as error:
                     tell("refused", str(error))
                 except Exception:  # the run itself comes to it, and says what is wrong
@@ -202,8 +206,8 @@ class _Desk:
         self._built: Built | None = None
         self._subject: Subject | None = None
 
-    def done(self, task: Task) -> Iterator[dict[str, Any]]:
-        """Do it; the clock of every cell as it ends."""
+    def done(self, task: Task) -> Iterator[tuple[dict[str, Any], CellEnd]]:
+        """Do it; the clock of every cell as it ends, and what is told of it. One that failed is left to the run itself."""
         built = self._system(task)
         if task.attack is None:
             return
@@ -217,7 +221,7 @@ class _Desk:
             for cell, ran in trial(setting, subject, attacks, threat, seen, records, held, Silent()):
                 self._output.examples(cell.key, ran.examples)
                 if not ran.failed:
-                    yield clock_of(cell, ran)
+                    yield clock_of(cell, ran), ended(cell, ran)
 
     def _system(self, task: Task) -> Built:
         if self._built is None or self._at != (task.model, task.defense):
