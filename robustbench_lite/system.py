@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.hashing.values import digest_and_packages
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows
 
@@ -228,11 +228,23 @@ class System:
             module.to(device)
         return self
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """16 bytes (hex) over weights, code and parts: two systems that could answer differently differ in it."""
-        size = (self.input_shape, self.num_classes, self.model_is_random)
-        return fingerprint(self.modules, self.purifiers, self.detector, size)
+        return self._hashed[0]
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The installed packages whose code it runs."""
+        return self._hashed[1]
+
+    @cached_property
+    def _hashed(self) -> tuple[str, tuple[str, ...]]:
+        return digest_and_packages(*self.hashed_as())
+
+    def hashed_as(self) -> tuple[object, ...]:
+        """What can change an answer; the name, and notes, cannot."""
+        return self.modules, self.purifiers, self.detector, self.input_shape, self.num_classes, self.model_is_random
 
 
 class _Straight(torch.autograd.Function):

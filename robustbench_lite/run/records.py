@@ -5,11 +5,9 @@ left. While a cell runs its samples arrive as part files; once it is complete th
 bytes however often the run was killed on the way.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from robustbench_lite.attack import Learned
-from robustbench_lite.cache import atomic_write, weights_digest, writing
+from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.hashing import hash_bytes
+from robustbench_lite.hashing.values import hash_tensors
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
@@ -53,12 +53,6 @@ COLUMNS = tuple(SCHEMA.names)
 _WHOLE_FILE, _NOTES, _LEARNED = "rows.parquet", "setup.json", "learned.safetensors"
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
 NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
-
-
-def cell_key(facts: Mapping[str, Any]) -> str:
-    """32 letters over everything that could change a number of this cell."""
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Records:
@@ -117,7 +111,7 @@ class Records:
             for place, one in enumerate(learned)
             for name, tensor in one.tensors.items()
         }
-        told = {"figures": [dict(one.figures) for one in learned], "digest": weights_digest(tensors)}
+        told = {"figures": [dict(one.figures) for one in learned], "digest": hash_tensors(tensors)}
         with writing(self._folder.parent):
             atomic_write(self._folder / key / _LEARNED, save(tensors, metadata={"learned": json.dumps(told)}))
 
@@ -131,7 +125,7 @@ class Records:
                 told = json.loads(file.metadata()["learned"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return []
-        if told.get("digest") != weights_digest(tensors):
+        if told.get("digest") != hash_tensors(tensors):
             return []
         return [_of_stage(place, tensors, figures) for place, figures in enumerate(told["figures"])]
 
@@ -196,4 +190,4 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _digest(rows: pd.DataFrame) -> str:
     indices = rows["index"].to_numpy().astype("int64").tobytes()
-    return hashlib.blake2b(indices, digest_size=4).hexdigest()
+    return hash_bytes(indices, 4)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robustbench_lite.run.records import COLUMNS, SCHEMA, Records, cell_key
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.run.records import COLUMNS, SCHEMA, Records
 
 
 def frame(indices: list[int], broken: bool = False) -> pd.DataFrame:
@@ -67,6 +68,6 @@ def test_fresh_forgets_what_was_there(tmp_path: Path) -> None:
 
 def test_a_key_covers_every_fact() -> None:
     facts = {"seed": 0, "eps": 8 / 255, "options": {"steps": "3"}}
-    assert cell_key(facts) == cell_key(dict(reversed(facts.items())))
+    assert hash_json(facts) == hash_json(dict(reversed(facts.items())))
     for change in ({"seed": 1}, {"eps": 0.031}, {"options": {"steps": "4"}}, {"more": 0}):
-        assert cell_key({**facts, **change}) != cell_key(facts)
+        assert hash_json({**facts, **change}) != hash_json(facts)
