@@ -130,23 +130,45 @@ def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[
     Args:
         key: from `hashing.hash_json`, over everything that decides the tensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
+
+    from robustbench_lite.hashing.values import hash_tensors
 
     path = cache_dir() / "parts" / f"{key}.safetensors"
     if path.is_file():
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"a cached part is damaged ({error}) and made again", stacklevel=2)
+            return _read_part(path)
+        except UserError as error:
+            warnings.warn(f"a cached part is not used and made again: {error}", stacklevel=2)
     writable = _writable(path.parent)
     made = {name: value.detach().cpu().clone().contiguous() for name, value in make().items()}
     if writable:
         try:
-            atomic_write(path, save(made))
+            atomic_write(path, save(made, metadata={"digest": hash_tensors(made)}))
         except OSError as error:
             warnings.warn(f"the part is not kept: {error}", stacklevel=2)
     return made
+
+
+def _read_part(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a part.
+
+    Raises:
+        UserError: the file cannot be read, or does not hold what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from robustbench_lite.hashing.values import hash_tensors
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            told = (file.metadata() or {}).get("digest")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{str(path)!r} is damaged: {error}") from error
+    if told != hash_tensors(tensors):
+        raise UserError(f"{str(path)!r} does not hold what was written there")
+    return tensors
 
 
 def _cached(path: Path, model: "nn.Module") -> Card | None:

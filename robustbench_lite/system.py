@@ -4,6 +4,7 @@ Normalisation, resizing, purification, rejection and randomness all live inside 
 always. A system never changes: parts are added by making a new one.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -140,6 +141,7 @@ class System:
     differentiable_as: nn.Module | None = None
     channels_last: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    _remembered: tuple[tuple[object, ...], tuple[str, tuple[str, ...]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for module in self.modules:
@@ -240,7 +242,17 @@ class System:
 
     @cached_property
     def _hashed(self) -> tuple[str, tuple[str, ...]]:
+        if self._remembered is not None and all(map(operator.is_, self._remembered[0], self._parts)):
+            return self._remembered[1]
         return digest_and_packages(*self.hashed_as())
+
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self.model, self.differentiable_as, self.purifiers, self.detector
+
+    def remembered(self) -> "System":
+        """The same system, which keeps its present digest as long as it has these parts: asking may change what they hold."""
+        return replace(self, _remembered=(self._parts, self._hashed))
 
     def hashed_as(self) -> tuple[object, ...]:
         """What can change an answer; the name, and notes, cannot."""

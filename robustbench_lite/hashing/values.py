@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from torch import Tensor, nn
 
 from robustbench_lite.hashing import new
 from robustbench_lite.hashing.source import describe, is_installed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _HARNESS = __name__.partition(".")[0]
 _BY_CODE = "__hashed_by_code__"
@@ -80,6 +83,21 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         state.update(_bits(tensor))
+    return state.hexdigest()
+
+
+def hash_table(table: "pa.Table") -> str:
+    """16 bytes (hex) over a table's columns: names, types, and values, however these lie in memory."""
+    state = new()
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        state.update(f"{name} {column.type} {len(column)}\0".encode())
+        state.update(column.is_valid().to_numpy(zero_copy_only=False).tobytes())
+        values = column.drop_null()
+        if str(column.type) == "string":
+            state.update("".join(f"{len(text)} {text}" for text in values.to_pylist()).encode(errors="surrogatepass"))
+        else:
+            state.update(values.to_numpy(zero_copy_only=False).tobytes())
     return state.hexdigest()
 
 

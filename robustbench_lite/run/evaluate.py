@@ -25,6 +25,7 @@ from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.folder_claim import claimed
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
@@ -165,10 +166,11 @@ def run(
 
     reporter = reporter or Silent()
     setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
-    output = Output(None if out is None else Path(out), plan, fresh=fresh)
+    folder = None if out is None else Path(out)
+    output = Output(folder, plan, fresh=fresh)
     collected = _Collected(setting=setting, output=output)
-    output.begin(setting.data, setting.indices, setting.device)
-    with setting.opened(model, reporter) as opened:
+    with claimed(folder, plan, fresh=fresh), setting.opened(model, reporter) as opened:
+        output.begin(setting.data, setting.indices, setting.device)
         _ = opened.shelf  # a mistake in what attacks name is told before anything runs
         if output.folder is not None and model is None and data is None and not attacks:
             compute_ahead(setting, output, jobs, reporter, fresh=fresh)
@@ -177,7 +179,7 @@ def run(
             own = opened.attacks(subject)
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
-    return collected.result()
+        return collected.result()
 
 
 def _trial(

@@ -52,6 +52,7 @@ class Output:
         self._clocks: list[dict[str, Any]] = []
         self._before: dict[str, dict[str, Any]] = {}
         self._environment: dict[str, Any] = {}
+        self._slice: dict[str, Any] = {}
         if folder is not None and not fresh:
             self._before = {
                 str(row["key"]): {str(name): value for name, value in row.items()}
@@ -63,12 +64,17 @@ class Output:
         self._environment = environment(data, device)
         if self.folder is None:
             return
+        self._slice = {"dataset": data.name, "split": data.split, "indices": indices.tolist()}
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
-            self._text("plan.toml", self._plan.to_toml())
-            self._json("environment.json", self._environment)
-            self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
+            self._state()
+
+    def _state(self) -> None:
+        """What is run, where, and on which images."""
+        self._text("plan.toml", self._plan.to_toml())
+        self._json("environment.json", self._environment)
+        self._json("slice.json", self._slice)
 
     def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
         """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
@@ -147,9 +153,11 @@ class Output:
         if self.folder is None:
             return
         with writing(self.folder):
-            self._json("environment.json", self._environment)
+            self._state()  # again: somebody may have deleted the folder meanwhile
             self._text("diagnostics.csv", result.diagnostics.to_csv(index=False))
             if len(result.records):
+                for key, rows in result.records.groupby("key", sort=False):
+                    self.records.restore(str(key), rows)
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
                 write_reconstruction(self.folder, result.reconstruction, result.panel)

@@ -107,7 +107,7 @@ def prepare(
     Raises:
         UserError: the system's answers do not fit the data, or one image at a time does not fit into memory.
     """
-    system = system.to(device)
+    system = system.to(device).remembered()
     fits(system, data)
     shapes: Shapes | None = default_shapes(device, batch, data.shape)
     while shapes is not None:

@@ -84,7 +84,7 @@ def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> 
             f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
         )
         try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key), reporter.note)
         except (torch.OutOfMemoryError, MemoryError) as error:
             failed = f"out of memory with one image at a time: {error}"
         less = smaller(subject, reporter)
