@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.guard import calling
 from robustbench_lite.hashing.values import digest_and_packages
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows
@@ -150,7 +151,15 @@ class System:
     def __call__(
         self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False
     ) -> Outputs:
-        """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients."""
+        """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients.
+
+        Raises:
+            ModelError: the model, or another part, raised. torch.OutOfMemoryError: there was not enough memory.
+        """
+        with calling(self.name):
+            return self._answer(x, draws, index, adaptive)
+
+    def _answer(self, x: Tensor, draws: Draws | None, index: Tensor | int, adaptive: bool) -> Outputs:
         last = len(self.purifiers) - (0 if self.detector is None else self.detector.before)
         for purifier in self.purifiers[:last]:
             x = _purify(purifier, x, draws, index, adaptive)

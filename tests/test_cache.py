@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from learners import SHAPE, blobs, clean_loss, plain, same, weights
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_lite import cache, training, zoo
-from robustbench_lite.cache import atomic_write, cache_dir, load_or_train
+from robustbench_lite.cache import atomic_write, cache_dir, load_or_make, load_or_train
 from robustbench_lite.hashing import hash_json
 from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.training import resume
@@ -295,3 +297,28 @@ def test_two_at_once_do_not_break_each_other(folder, monkeypatch):
 
 def test_the_cache_does_not_wait_for_torch():
     assert not hasattr(cache, "torch")
+
+
+@pytest.mark.parametrize("damage", ["other values", "no digest", "cut off", "not a file of tensors"])
+def test_a_part_that_is_not_what_was_written_is_made_again(folder: Path, damage: str) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"a": torch.arange(4.0)}
+
+    for _ in range(2):
+        assert torch.equal(load_or_make("part", make)["a"], torch.arange(4.0))
+    assert len(made) == 1
+    (file,) = (folder.parent / "parts").iterdir()
+    if damage in ("other values", "no digest"):
+        held = {"a": torch.arange(4.0) + (damage == "other values")}
+        with safe_open(file, framework="pt") as before:
+            save_file(held, file, metadata=before.metadata() if damage == "other values" else None)
+    else:
+        file.write_bytes(file.read_bytes()[:20] if damage == "cut off" else b"[]")
+    with pytest.warns(UserWarning, match="made again"):
+        assert torch.equal(load_or_make("part", make)["a"], torch.arange(4.0))
+    assert len(made) == 2
+    load_or_make("part", make)
+    assert len(made) == 2

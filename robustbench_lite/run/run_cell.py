@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.guard import is_memory_error, told
 from robustbench_lite.rows import concat
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
@@ -150,10 +151,12 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
             part = next(parts)
         except StopIteration:
             return
-        except (torch.OutOfMemoryError, MemoryError, UserError):
+        except UserError:
             raise
         except (Exception, SystemExit) as error:
-            ran.failed = f"{type(error).__name__}: {error}".splitlines()[0]
+            if is_memory_error(error):
+                raise torch.OutOfMemoryError(told(error)) from error
+            ran.failed = told(error)
             return
         yield part
 

@@ -114,7 +114,7 @@ def prepare(
         try:
             system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick, sitting)
             break
-        except (torch.OutOfMemoryError, MemoryError):
+        except torch.OutOfMemoryError:
             shapes = shapes.smaller()
     else:
         raise UserError(f"{system.name} does not fit into the memory of {device} with one image at a time")

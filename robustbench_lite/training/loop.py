@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.cores import usable_cores
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
 from robustbench_lite.hashing.values import hash_tensors
@@ -98,7 +99,7 @@ def threads_for(data: Dataset, device: torch.device) -> int:
     One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and
     the last bits of the weights would differ from machine to machine.
     """
-    return 1 if tiny(data, device) else torch.get_num_threads()
+    return 1 if tiny(data, device) else min(torch.get_num_threads(), usable_cores())
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

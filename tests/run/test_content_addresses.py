@@ -17,6 +17,7 @@ import robustbench_lite as rbl
 from robustbench_lite.attack import Attack
 from robustbench_lite.errors import UserError
 from robustbench_lite.hashing.values import hash_value
+from robustbench_lite.run.reporter import Silent
 from robustbench_lite.system import Detector, System
 
 
@@ -189,6 +190,52 @@ def test_a_lucky_draw_does_not_hide_the_better_point_that_a_lane_found_before() 
     records = half_broken(Scripted(points=points, steps=30))
     assert records["broken"].all()
     assert (records["break_rate"] == 1).all()
+
+
+class ReadsAFile(nn.Module):
+    """Answers by what stands in a file, which no key can see."""
+
+    def __init__(self, network: nn.Module, file: Path) -> None:
+        super().__init__()
+        self.network, self.file = network, str(file)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores.roll(int(Path(self.file).read_text()), 1)
+
+
+def test_records_of_a_system_that_answers_otherwise_by_now_are_computed_anew(tmp_path: Path) -> None:
+    model, x, y = module_and_images()
+    file, told = tmp_path / "shift", list[str]()
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    def again() -> pd.DataFrame:
+        result = rbl.evaluate(
+            ReadsAFile(model, file),
+            x,
+            y,
+            attacks="fgsm",
+            threat=LINF,
+            out=tmp_path / "run",
+            reporter=Listening(),
+            **QUIET,
+        )
+        return result.records.drop(columns="key")
+
+    file.write_text("0")
+    first = again()
+    assert again().equals(first)
+    assert not told
+    file.write_text("1")
+    second = again()
+    assert len(told) == 1
+    assert "stale" in told[0]
+    assert not second["clean_prediction"].equals(first["clean_prediction"])
+    assert again().equals(second)
+    assert len(told) == 1
 
 
 def test_targets_are_in_the_key_where_they_are_used_and_the_slice_never_is() -> None:
