@@ -10,18 +10,20 @@ from difflib import get_close_matches
 
 #: the most names that a sentence lists
 _SHOWN = 30
-#: characters of what the user gave that a message repeats, and of a message
-ECHOED, LONGEST = 200, 2000
+#: the most characters of somebody else's text that a message repeats, and of a message
+ECHO, LONGEST = 200, 2000
+#: lines of C++ stacks in torch's messages
+_STACK = ("frame #", "Exception raised from", "C++ CapturedTraceback")
 
 
 class UserError(Exception):
     """A mistake in what the user gave: one sentence with what was given, what is accepted, the nearest match.
 
-    A word of more than `ECHOED` characters is cut, whoever wrote the message, and so is a message beyond `LONGEST`.
+    A word of more than `ECHO` characters is cut, whoever wrote the message, and so is a message beyond `LONGEST`.
     """
 
     def __init__(self, message: object = "") -> None:
-        words = re.sub(rf"\S{{{ECHOED + 1},}}", lambda word: cut(word[0]), str(message))
+        words = re.sub(rf"\S{{{ECHO + 1},}}", lambda word: cut(word[0]), str(message))
         super().__init__(cut(words, LONGEST))
 
 
@@ -29,12 +31,31 @@ class PluginError(Exception):
     """A plugin broke one of the laws that it is held to (see `robustbench_lite.testing`)."""
 
 
+class ModelError(RuntimeError):
+    """Code that is not ours (a user's model, a plugin, a reader of data) raised; see `guard.calling`."""
+
+
 class CapabilityError(Exception):
     """An attack asked its oracle for more than it declared in `needs`."""
 
 
-def cut(text: str, most: int = ECHOED) -> str:
-    """What a message repeats of a text: all of it, or its beginning.
+def cause_of(error: BaseException) -> str:
+    """The type of an exception and what it says, in one line that is never empty.
+
+    Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's): there the cause stands
+    at the end. What C++ adds of its own stack is left out.
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_STACK)]
+    name = type(error).__name__
+    if not lines:
+        return name
+    line = lines[-1] if any("Traceback" in one for one in lines) else lines[0]
+    return cut(line if line.startswith(f"{name}:") else f"{name}: {line}")
+
+
+def cut(text: str, most: int = ECHO) -> str:
+    """What a message repeats of a text: all of it, or its beginning where it is longer.
 
     Examples:
         >>> cut("x" * 1000, most=5)
@@ -46,11 +67,6 @@ def cut(text: str, most: int = ECHOED) -> str:
 def missing(kind: str, path: object) -> UserError:
     """The error for a file, or a folder, that is not there."""
     return UserError(f"there is no {kind} {cut(str(path))!r}")
-
-
-def cause(error: OSError) -> str:
-    """Why a file could not be read or written, in the words of the system: `Permission denied`, `File too large`."""
-    return error.strerror or str(error) or type(error).__name__
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str | None:

@@ -5,7 +5,6 @@ with the next stage, and ends in the same rows: what a stage does to a sample de
 """
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -19,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustbench_lite.cache import atomic_write, weights_digest, writing
+from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.rows import Rows
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.stages import joined, new_bill
@@ -33,6 +34,8 @@ class FinishedStages:
 
     Args:
         path: the file; None keeps nothing on disk. key: the cell's. indices: (n,) of the slice, in the split.
+        answers: (n,) int64, what the system says of the clean images: where it says something else than it did when the file
+            was written, the file is of another system.
 
     Attributes:
         next: (n,) int64, the place of the search that comes next; 0 where none has ended.
@@ -42,8 +45,8 @@ class FinishedStages:
         seconds_before: what is of earlier runs, all together.
     """
 
-    def __init__(self, path: Path | None, key: str, indices: np.ndarray) -> None:
-        self._path, self._key, self._indices = path, key, indices
+    def __init__(self, path: Path | None, key: str, indices: np.ndarray, answers: Tensor) -> None:
+        self._path, self._key, self._indices, self._answers = path, key, indices, answers
         self._written, self._changed = time.monotonic(), False
         self._passed, self._held = list[Tensor](), list[Outcome]()
         self.next = torch.zeros(len(indices), dtype=torch.int64)
@@ -63,6 +66,8 @@ class FinishedStages:
         if not here or tensors["bill"].shape[1] != stages:
             return
         positions, rows = (torch.tensor(column) for column in zip(*here, strict=True))
+        if not torch.equal(tensors["answers"][rows], self._answers[positions]):
+            return
         self.next[positions], self.bill[positions] = tensors["next"][rows], tensors["bill"][rows]
         self.seconds.update(facts["seconds"])
         self.seconds_before = sum(self.seconds.values())
@@ -110,6 +115,7 @@ class FinishedStages:
         self._changed = False
         tensors = {
             "index": torch.from_numpy(self._indices[rows.numpy()].astype(np.int64)),
+            "answers": self._answers[rows],
             "next": self.next[rows],
             "bill": self.bill[rows],
         }
@@ -138,13 +144,12 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | No
             facts = json.loads(file.metadata()["stages"])
         digest = facts.pop("digest")
         return (tensors, facts) if digest == _digest(tensors, facts) and facts["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
         return None
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    text = weights_digest(tensors) + json.dumps(facts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hash_json({"tensors": hash_tensors(tensors), **facts})
 
 
 def _flat(rows: Rows, head: str = "") -> list[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.guard import is_memory_error, told
 from robustbench_lite.rows import concat
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
@@ -18,6 +19,7 @@ from robustbench_lite.run.finished_stages import FinishedStages
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.progress import CellProgress, Report
 from robustbench_lite.run.records import Records
+from robustbench_lite.run.verdict import FAILED, REASONS
 
 _LOGGER = logging.getLogger(__name__)
 #: what is known is on disk after so many seconds, or before the next step where steps are longer
@@ -41,11 +43,16 @@ class Ran:
     computed: bool = True
 
 
+def _nobody(text: str) -> None:
+    """Who is told nothing."""
+
+
 def run_cell(
     cell: Cell,
     records: Records,
     advance: Callable[[int, int], None],
     held: Collection[int] = (),
+    note: Callable[[str], None] = _nobody,
     report: Report | None = None,
 ) -> Ran:
     """Compute what is missing of the cell and return all its rows.
@@ -56,6 +63,7 @@ def run_cell(
     Args:
         advance: called with (samples that ended, how many of them broke).
         held: indices whose examples an earlier run has kept; those that are to be kept and are not there are made again.
+        note: told where records were of another system.
         report: told how far the cell is, see `Reporter.progress`.
 
     Raises:
@@ -63,7 +71,7 @@ def run_cell(
         KeyboardInterrupt: after what is known was written.
     """
     key = cell.key
-    have = records.rows(key)
+    have = _of_this_system(cell, records, key, note)
     wanted = cell.subject.indices
     lost = [index for index in _examples_of(cell) if index not in held]
     known = have[have["index"].isin(wanted) & ~have["index"].isin(lost)]
@@ -73,7 +81,7 @@ def run_cell(
     if len(known):
         _LOGGER.info("%d of %d samples come from the records %s", len(known), len(wanted), key)
     sink = _Sink(cell, key, records, ran.examples)
-    finished = FinishedStages(records.stages_file(key), key, wanted)
+    finished = FinishedStages(records.stages_file(key), key, wanted, _answers(cell))
 
     def keep(expected: float) -> None:
         sink.flush_after(_FLUSH_SECONDS - expected)
@@ -102,6 +110,33 @@ def run_cell(
         finished.forget()
     ran.rows = named(cell, rows[rows["index"].isin(wanted)])
     return ran
+
+
+def _answers(cell: Cell) -> torch.Tensor:
+    """What the system says of the clean images, (n,) int64; nothing that can be compared where it is random."""
+    prediction = cell.subject.clean.prediction
+    return torch.zeros_like(prediction) if cell.subject.system.model_is_random else prediction
+
+
+def _of_this_system(cell: Cell, records: Records, key: str, note: Callable[[str], None]) -> pd.DataFrame:
+    """What is recorded of the cell, if the system still answers its clean images as it did then; else it is forgotten.
+
+    A key covers what can be seen of a system. What cannot, such as a file that it reads as it answers, shows here.
+    """
+    have, subject = records.rows(key), cell.subject
+    place = pd.Series(range(len(subject.indices)), index=subject.indices)
+    rows = have[have["index"].isin(subject.indices) & (have["reason"] != REASONS[FAILED])]
+    at = place[rows["index"].to_numpy(dtype=np.int64)].to_numpy()
+    answers, labels = subject.clean.prediction.numpy()[at], subject.labels.numpy()[at]
+    same = (rows["label"] == labels) & ((rows["clean_prediction"] == answers) | subject.system.model_is_random)
+    if bool(same.all()):
+        return have
+    note(
+        f"{cell.attack_text} on {subject.model}, {subject.defense}: {int((~same).sum())} of {len(rows)} recorded clean"
+        " answers are not the system's any more; the records are stale and computed anew"
+    )
+    records.forget(key)
+    return records.rows(key)
 
 
 def _examples_of(cell: Cell) -> list[int]:
@@ -153,10 +188,12 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
             part = next(parts)
         except StopIteration:
             return
-        except (torch.OutOfMemoryError, MemoryError, UserError):
+        except UserError:
             raise
         except (Exception, SystemExit) as error:
-            ran.failed = f"{type(error).__name__}: {error}".splitlines()[0]
+            if is_memory_error(error):
+                raise torch.OutOfMemoryError(told(error)) from error
+            ran.failed = told(error)
             return
         yield part
 
