@@ -19,11 +19,11 @@ _STACK = ("frame #", "Exception raised from", "C++ CapturedTraceback")
 class UserError(Exception):
     """A mistake in what the user gave: one sentence with what was given, what is accepted, the nearest match.
 
-    A word of more than `ECHO` characters is cut, whoever wrote the message, and so is a message beyond `LONGEST`.
+    A word of much more than `ECHO` characters is cut, whoever wrote the message, and so is a message beyond `LONGEST`.
     """
 
     def __init__(self, message: object = "") -> None:
-        words = re.sub(rf"\S{{{ECHO + 1},}}", lambda word: cut(word[0]), str(message))
+        words = re.sub(rf"\S{{{ECHO + 40},}}", lambda word: cut(word[0]), str(message))
         super().__init__(cut(words, LONGEST))
 
 
@@ -67,6 +67,18 @@ def cut(text: str, most: int = ECHO) -> str:
 def missing(kind: str, path: object) -> UserError:
     """The error for a file, or a folder, that is not there."""
     return UserError(f"there is no {kind} {cut(str(path))!r}")
+
+
+#: what other tools call a device
+_DEVICES = {"gpu": "cuda", "nvidia": "cuda", "gpu0": "cuda:0", "gpu:0": "cuda:0", "cuda0": "cuda:0", "0": "cuda:0"}
+
+
+def unknown_device(given: str) -> UserError:
+    """The error for a device that there is not, with what other tools' names for it are here."""
+    accepted = ("auto", "cpu", "cuda", "cuda:0")
+    guess = _DEVICES.get(given.strip().lower()) or nearest(given, accepted)
+    also = f"; did you mean {guess!r}?" if guess else ""
+    return UserError(f"device={cut(given)}; accepted: {', '.join(accepted)}{also}")
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str | None:

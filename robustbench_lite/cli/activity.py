@@ -55,7 +55,9 @@ class Activity:
 
     @property
     def where(self) -> str:
-        """`apgd step 37/100`, or nothing."""
+        """`apgd step 37/100`, or nothing; of checks `zero-gradients (3/12)`."""
+        if not self.total:
+            return f"{self.stage} ({self.step}/{self.steps})" if self.stage else ""
         step = f"step {self.step}/{self.steps}" if self.steps else ""
         return " ".join(part for part in (self.stage, step) if part)
 

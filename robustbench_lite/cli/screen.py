@@ -17,9 +17,9 @@ class Screen:
     """One line on stderr that is drawn anew a few times a second, and vanishes at the end."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._progress, self._task = _progress(clock), None
-        self._of: Activity | None = None
-        self._task: TaskID | None
+        self._progress = _progress(clock)
+        self._task: TaskID | None = None
+        self._of: tuple[Activity, bool] | None = None
 
     def start(self) -> None:
         self._progress.start()
@@ -29,13 +29,13 @@ class Screen:
 
     def show(self, activity: Activity) -> None:
         """What goes on now."""
-        if activity is not self._of or self._task is None:
+        counted = bool(activity.total or activity.steps)
+        if self._task is None or self._of is None or self._of[0] is not activity or self._of[1] is not counted:
             self._drop()
-            total = 1.0 if activity.total or activity.steps else None
-            text = f"{activity.number}{activity.text}"
-            self._task = self._progress.add_task(text, total=total, activity=activity)
-            self._of = activity
-        self._progress.update(self._task, completed=activity.share or 0.0)
+            self._task = self._progress.add_task("", total=1.0 if counted else None, activity=activity)
+            self._of = activity, counted
+        text = f"{activity.number}{activity.text}"
+        self._progress.update(self._task, completed=activity.share or 0.0, description=text)
 
     def print(self, text: str) -> None:
         """A line that stays, above the one that is drawn anew."""

@@ -12,6 +12,7 @@ from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download
 from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
+from robustbench_lite.escaping import visible
 
 if TYPE_CHECKING:
     from robustbench_lite.run.train import Spread
@@ -129,7 +130,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(card):
-        table.add_row(Text(name, style="bold"), Text(value))
+        table.add_row(Text(visible(name), style="bold"), Text(visible(value)))
     show(table)
     name = shlex.quote(f"checkpoint:{out}")
     sys.stdout.write(f"\nThe checkpoint is {out}; evaluate it with:\n  rbl evaluate --model {name} --defense none\n")
@@ -137,11 +138,12 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
 def _show_spread(spread: "Spread") -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("seed", "clean", "robust", "checkpoint", box=None, pad_edge=False, show_footer=False)
     for seed, card, file in zip(spread.seeds, spread.cards, spread.files, strict=True):
         robust = _percent(card["robust_accuracy"]) + ("!" if "catastrophic_overfitting" in card["training"] else "")
-        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, str(file))
+        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, Text(visible(str(file))))
     spans = [spread.of(name) for name in ("clean_accuracy", "robust_accuracy")]
     table.add_row("mean", *(_percent(mean) for mean, _, _ in spans), "")
     table.add_row("range", *(f"{_percent(low)}..{_percent(high)}" for _, low, high in spans), "")

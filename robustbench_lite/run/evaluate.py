@@ -15,6 +15,7 @@ from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.cores import warn_if_spinning
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.escaping import visible
 from robustbench_lite.guard import no_early_end, told
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
@@ -26,6 +27,7 @@ from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
+from robustbench_lite.run.budget import LEAST, NO_TIME, Budget
 from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.cell_ends import CellEnds
 from robustbench_lite.run.exact import steady_threads
@@ -193,7 +195,7 @@ def run(
                 own = opened.attacks(subject)
             except (ModelError, torch.OutOfMemoryError) as error:
                 reporter.note(f"{model_text}, {defense} failed: {told(error)}")
-                collected.fail(model_text, defense, told(error))
+                collected.fail(visible(model_text), visible(defense), told(error))
                 continue
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
@@ -226,7 +228,12 @@ def _trial(
     if setting.plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
-        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter))
+        budget = Budget(max(collected.seconds(len(shown)), LEAST), tell=partial(_tell_check, reporter))
+        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter, budget))
+
+
+def _tell_check(reporter: Reporter, name: str, place: int) -> None:
+    reporter.progress(name, place + 1, len(PROBES), 0, 0, place / len(PROBES))
 
 
 def _checks(
@@ -236,6 +243,7 @@ def _checks(
     frames: Sequence[pd.DataFrame],
     needs: dict[str, str],
     reporter: Reporter,
+    budget: Budget,
 ) -> list[checks.Diagnostic]:
     """The probes, with ever smaller micro-batches while the memory does not do."""
     own = [frame for frame in frames if len(frame)]
@@ -247,7 +255,7 @@ def _checks(
     why = ""
     while room is not None:
         try:
-            return probe_subject(room, threat, threat_text, own, needs)
+            return probe_subject(room, threat, threat_text, own, needs, budget)
         except torch.OutOfMemoryError:
             why = "out of memory"
         except ModelError as error:
@@ -255,6 +263,11 @@ def _checks(
             break
         room = smaller(room, reporter)
     return [checks.unchecked(name, why) for name in PROBES]
+
+
+def _closer(told: checks.Diagnostic, probed: checks.Diagnostic | None) -> checks.Diagnostic:
+    """What a probe found, or what the records told before it, where there was no time to probe."""
+    return told if probed is None or probed.detail.startswith(NO_TIME) else probed
 
 
 @dataclass(kw_only=True)
@@ -308,6 +321,11 @@ class _Collected:
         images = {index: image for index, image in self.examples[names].items() if index in wanted}
         return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
+    def seconds(self, cells: int) -> float:
+        """What the last cells have taken, also in earlier runs."""
+        last = self.clocks[len(self.clocks) - cells :]
+        return float(sum(clock["seconds"] + clock["setup_seconds"] for clock in last))
+
     def fail(self, model: str, defense: str, why: str) -> None:
         """Keep that a system could not be built, or asked: none of its attacks has run."""
         for threat in self.setting.threats:
@@ -358,7 +376,7 @@ class _Collected:
         for system, found in checks.from_records(known(records), needs=needs).items():
             probed = {one.name: one for one in self.found.get(system, [])}
             names = {one.name for one in found}
-            merged[system] = [probed.get(one.name, one) for one in found] + [
+            merged[system] = [_closer(one, probed.get(one.name)) for one in found] + [
                 one for one in probed.values() if one.name not in names
             ]
         return merged

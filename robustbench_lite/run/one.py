@@ -47,6 +47,8 @@ def one_system(
     """
     device = find_device(plan.device)
     threats = tuple(Threat.parse(text) for text in plan.threats)
+    for threat in threats:
+        threat.check_shape(data.shape)
     with steady_threads(threads_for(data, device)), borrowed(model, data, device) as given:
         builder = Builder(plan=plan, data=data, device=device, threats=threats, training=training, given=given)
         yield builder.build(*builder.pairs()[0]).system.to(device)

@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 import tomli_w
 
-from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.errors import UserError, cause_of, cut, missing, nearest, unknown_device
+from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.hashing import hash_text
-from robustbench_lite.specs import parse_chain
+from robustbench_lite.specs import as_list, parse_chain
 from robustbench_lite.task import CLASSIFY, task_of
 
 #: the options that hold several values, and what a user calls one of them
@@ -74,6 +75,7 @@ class Plan:
             values = tuple(dict.fromkeys(getattr(self, name)))
             if not values or not all(value.strip() for value in values):
                 raise UserError(f"the plan has no {one}; give at least one")
+            _check_names(one, values)
             object.__setattr__(self, name, values)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}; accepted: auto, or 1 and more")
@@ -82,7 +84,7 @@ class Plan:
         if self.adaptive not in ADAPTIVE:
             raise _not_accepted("adaptive", self.adaptive, ADAPTIVE)
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda(self.device):
-            raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
+            raise unknown_device(self.device)
         task_of(self.task)
         if self.examples != "all" and not self.examples.isdigit():
             raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
@@ -122,8 +124,8 @@ class Plan:
         """
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{source} is not TOML: {error}") from None
+        except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as is a number of 5000 digits
+            raise UserError(f"{source} is not TOML: {cut(str(error))}") from None
         values = _checked(table, source)
         return cls(**{**task_of(values.get("task", CLASSIFY.name)).defaults, **values})
 
@@ -136,9 +138,11 @@ class Plan:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
-        return cls.from_toml(text, f"the plan {str(path)!r}")
+        except FileNotFoundError:
+            raise missing("plan", path) from None
+        except (OSError, ValueError) as error:  # a folder, no permission; no UTF-8, a name with a null character
+            raise UserError(f"cannot read the plan {cut(str(path))!r}: {cause_of(error)}") from None
+        return cls.from_toml(text, f"the plan {cut(str(path))!r}")
 
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
@@ -157,7 +161,7 @@ class Plan:
     @property
     def sees_through(self) -> str:
         """What threats are called with the camera that stands behind them: ` @ print-photo`, or nothing."""
-        return "" if self.physical is None else f" @ {self.physical.strip().removeprefix('physical:')}"
+        return "" if self.physical is None else f" @ {visible(self.physical.strip().removeprefix('physical:'))}"
 
     @property
     def digest(self) -> str:
@@ -174,9 +178,9 @@ def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         if key not in kinds:
             guess = nearest(key, kinds)
             also = f"; did you mean {guess!r}?" if guess else f"; accepted: {', '.join(kinds)}"
-            raise UserError(f"{source} has an unknown key {given!r}{also}")
+            raise UserError(f"{source} has an unknown key {cut(given)!r}{also}")
         if key in values:
-            raise UserError(f"{source} gives {key!r} twice")
+            raise UserError(f"{source} gives {cut(key)!r} twice")
         values[key] = _fit(kinds[key], value, f"{source}: {given}")
     return values
 
@@ -186,18 +190,33 @@ def _fit(kind: Any, value: Any, what: str) -> Any:
     if kind == tuple[str, ...]:
         many = [value] if isinstance(value, str) else value
         if not isinstance(many, list) or not all(isinstance(one, str) for one in many):
-            raise UserError(f"{what} = {value!r}; accepted: a text or a list of texts")
+            raise UserError(f"{what} = {cut(repr(value))}; accepted: a text or a list of texts")
         return tuple(many)
     accepted = get_args(kind) or (kind,)
     if isinstance(value, bool) and bool not in accepted:
-        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+        raise UserError(f"{what} = {cut(repr(value))}; accepted: {_words(accepted)}")
     if int in accepted and type(None) in accepted and value == "auto":
         return None
     if isinstance(value, int) and not isinstance(value, bool) and str in accepted:
         return str(value)
     if not isinstance(value, accepted):
-        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+        raise UserError(f"{what} = {cut(repr(value))}; accepted: {_words(accepted)}")
     return value
+
+
+def _check_names(kind: str, values: tuple[str, ...]) -> None:
+    """Refuse names with control characters, and several names in one; a file of such a name may hold a model.
+
+    Raises:
+        UserError: one of them is.
+    """
+    for value in values:
+        if kind != "model":
+            refuse_control(kind, value)
+        sources = kind == "model" and (":" in value or "/" in value)  # the rest is a file's name, or options
+        if not sources and len(several := as_list(value)) > 1:
+            each = " ".join(f"--{kind} {cut(one)}" for one in several)
+            raise UserError(f"{kind} {cut(value)!r} is several; give each on its own: {each}")
 
 
 def _words(accepted: tuple[Any, ...]) -> str:
@@ -208,7 +227,7 @@ def _words(accepted: tuple[Any, ...]) -> str:
 def _not_accepted(name: str, value: str, accepted: tuple[str, ...]) -> UserError:
     guess = nearest(value, accepted)
     also = f"; did you mean {guess!r}?" if guess else ""
-    return UserError(f"{name}={value}; accepted: {', '.join(accepted)}{also}")
+    return UserError(f"{name}={cut(value)}; accepted: {', '.join(accepted)}{also}")
 
 
 def _is_cuda(device: str) -> bool:

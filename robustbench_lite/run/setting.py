@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
 from robustbench_lite.run.exact import steady_threads
@@ -81,6 +82,7 @@ class Setting:
         if data is None:
             root = None if plan.data_root is None else Path(plan.data_root)
             data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+        data = _named(data)
         indices = datasets.choose(data, plan.samples, plan.slice_seed)
         _check(chosen, threats, data, targets)
         check_tries(plan, chosen, threats)
@@ -165,9 +167,22 @@ class Open:
         return {text: bound(attack, shelf) for text, attack in self.setting.attacks.items()}
 
 
+def _named(data: Dataset) -> Dataset:
+    """The data under a name that can be shown.
+
+    Raises:
+        UserError: a class has a name with control characters.
+    """
+    for name in data.class_names or ():
+        refuse_control("the class", str(name))
+    shown = visible(data.name)
+    return data if shown == data.name else replace(data, name=shown)
+
+
 def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
     for attack in attacks.values():
         for threat in threats.values():
+            threat.check_shape(data.shape)
             attack.check(threat, data.num_classes)
             if threat.eps is None and len(attack.stages()) > 1:
                 raise UserError(f"{attack.name} is a cascade and ends at the first break; it needs {threat.norm}:EPS")

@@ -14,6 +14,7 @@ from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.escaping import visible
 from robustbench_lite.guard import calling
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
@@ -46,6 +47,7 @@ class Builder:
     Args:
         data: the test split, for shape and classes. given: the caller's own system instead of the plan's model specs.
         training: (done, total, text) of a training under way. judges: what reads reconstructions, kept.
+        present: the system that is being built, in words.
     """
 
     plan: Plan
@@ -55,6 +57,7 @@ class Builder:
     training: Callable[[int, int, str], None]
     given: System | None = None
     judges: Shelf | None = None
+    present: str = ""
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every model with every defense, in the order of the plan.
@@ -76,13 +79,16 @@ class Builder:
         return Shelf(data=self.data, device=self.device, allow_pickle=self.plan.allow_pickle, workshop=self._workshop)
 
     def build(self, model: str, defense: str) -> Built:
+        self.present = f"{model}, {defense}"
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
         with calling(f"{model} with {defense}"):
             system = defended_system(self._loaded(model), chain, self._workshop)
         audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
         adaptive = audited and (bool(known) or hidden)
-        return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hidden and adaptive)
+        self.present = ""
+        names = {"model": visible(model), "defense": visible(defense)}
+        return Built(**names, system=system, adaptive=adaptive, hides=hidden and adaptive)
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
         if task_of(self.plan.task).reconstructs:
@@ -112,8 +118,12 @@ class Builder:
     def _workshop(self) -> Workshop:
         """Looks for the training split only where something learns from it: it may not be there."""
         return _Unhurried(
-            look=self._train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self.training
+            look=self._train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self._progress
         )
+
+    def _progress(self, done: int, total: int, text: str) -> None:
+        """Told of a training; tells of which system."""
+        self.training(done, total, ": ".join(part for part in (self.present, text) if part))
 
     def _train(self) -> Dataset:
         if self.plan.dataset == "tensors":

@@ -151,6 +151,7 @@ def _aim(threat: str | Threat | None, data: Dataset) -> Threat:
         return usual_threat(data)
     given = Threat.parse(threat) if isinstance(threat, str) else threat
     aim = Threat(norm=given.norm, eps=given.radius)
+    aim.check_shape(data.shape)
     resolve_attack(MEASURED_WITH).check(aim, data.num_classes)
     return aim
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from robustbench_lite import __version__
+from robustbench_lite.escaping import visible_lines
 from robustbench_lite.hashing import integrity
 from robustbench_lite.results.claims import NOTES
 from robustbench_lite.results.grid import INTERVALS
@@ -41,7 +42,7 @@ def page(run: RunData) -> str:
     every = panels.claimed_and_actual, panels.security_curves, panels.over_queries, panels.over_time, panels.detectors
     charts = {chart.__name__: chart(run) for chart in every}
     shown, left_out = strips(run)
-    return _template().render(
+    html = _template().render(
         title=_title(run),
         facts=list(_facts(run)),
         open_cells=_open_cells(run),
@@ -66,6 +67,7 @@ def page(run: RunData) -> str:
         script=script,
         policy=f"default-src 'none'; img-src data:; style-src '{integrity(style)}'; script-src '{integrity(script)}'",
     )
+    return visible_lines(html)
 
 
 @cache
@@ -111,11 +113,14 @@ def _list(names: Any) -> str:
 def _open_cells(run: RunData) -> list[str]:
     """Attacks on a system that have no verdict for some sample, and why as far as it is known."""
     summary = run.summary[(run.summary["failed"] > 0) & (run.summary["attack"] != WORST_CASE)]
-    return [
+    open_ = {line.removeprefix("unfinished: ").rpartition(": ")[0] for line in run.unfinished}
+    told = [
         f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}: {row['failed']} of {row['n']} images without"
         f" a verdict{': ' + row['failure'] if row['failure'] else ''}"
         for row in summary.to_dict("records")
+        if f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}" not in open_
     ]
+    return [*told, *run.unfinished]
 
 
 def _flat(told: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
