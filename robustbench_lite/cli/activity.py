@@ -55,11 +55,17 @@ class Activity:
 
     @property
     def where(self) -> str:
-        """`apgd step 37/100`, or nothing; of checks `zero-gradients (3/12)`."""
+        """`apgd:steps=100 step 37/100`, or nothing; of checks `zero-gradients (3/12)`."""
         if not self.total:
             return f"{self.stage} ({self.step}/{self.steps})" if self.stage else ""
         step = f"step {self.step}/{self.steps}" if self.steps else ""
         return " ".join(part for part in (self.stage, step) if part)
+
+    @property
+    def briefly(self) -> str:
+        """The same in few letters: `apgd 37/100`."""
+        step = f"{self.step}/{self.steps}" if self.steps else ""
+        return " ".join(part for part in (self.stage.partition(":")[0], step) if part)
 
     @property
     def counted(self) -> str:

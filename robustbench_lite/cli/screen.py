@@ -57,7 +57,7 @@ def _progress(clock: Callable[[], float]) -> "Progress":
 
         def render(self, task: "Task") -> "Text":
             activity: Activity = task.fields["activity"]
-            return Text("  ".join(part for part in (activity.where, activity.counted) if part), justify="right")
+            return Text("  ".join(part for part in (activity.briefly, activity.counted) if part), justify="right")
 
     class Clock(ProgressColumn):
         """Time gone, and about how much is left."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from robustbench_lite.results.diagnostics import Diagnostic, unchecked
 
 #: seconds that checks may take in any case
-LEAST = 30.0
+LEAST = 10.0
 NO_TIME = "no time left"
 
 

@@ -36,7 +36,11 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     Raises:
         UserError: the folder holds no run.
     """
-    if not folder.exists():
+    try:
+        there = folder.exists()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise missing("folder", folder)
     timings, chosen = read_timings(folder), _indices(folder)
     if chosen is None:
