@@ -106,7 +106,11 @@ def as_list(text: str) -> tuple[str, ...]:
         (('pgd:steps=40,restarts=2', 'fgsm'), ('pgd:steps=40,restarts=2',))
     """
     found: list[str] = []
-    for part in _split(text, ","):
+    try:
+        parts = _split(text, ",")
+    except UserError:  # parentheses that do not match are told where the spec is read
+        return (text,)
+    for part in parts:
         if found and "=" in part.partition(":")[0]:
             found[-1] += f",{part}"
         else:

@@ -1,7 +1,6 @@
 """NAME.toml: the evaluation that a leaderboard is built from, and what others have found about its rows."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import tomli_w
 from robustbench_lite.errors import UserError, nearest
 from robustbench_lite.leaderboard import submissions
 from robustbench_lite.leaderboard.submissions import Submission
-from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.plan import Plan, parse_toml, read_text
 
 _OWN = ("title", "about", "seeds")
 _EXTERNAL = ("model", "defense", "threat", "robust", "source")
@@ -24,12 +23,7 @@ def tables_of(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the plan {str(path)!r} is not TOML: {error}") from None
+    return parse_toml(read_text(path), f"the plan {str(path)!r}")
 
 
 def seeds_of(told: Mapping[str, Any], default: int, what: str) -> list[int]:

@@ -17,6 +17,8 @@ from robustbench_lite.task import CLASSIFY, task_of
 #: the options that hold several values, and what a user calls one of them
 PLURAL = {"models": "model", "defenses": "defense", "attacks": "attack", "threats": "threat"}
 PRECISIONS = ("float32", "bfloat16", "auto")
+#: the most levels of tables and lists in a plan
+DEEPEST = 20
 ADAPTIVE = ("both", "yes", "no")
 
 
@@ -122,11 +124,7 @@ class Plan:
         Raises:
             UserError: not TOML, an unknown key, or a value of the wrong type.
         """
-        try:
-            table = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as is a number of 5000 digits
-            raise UserError(f"{source} is not TOML: {cut(str(error))}") from None
-        values = _checked(table, source)
+        values = _checked(parse_toml(text, source), source)
         return cls(**{**task_of(values.get("task", CLASSIFY.name)).defaults, **values})
 
     @classmethod
@@ -136,13 +134,7 @@ class Plan:
         Raises:
             UserError: it cannot be read, or as `from_toml`.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise missing("plan", path) from None
-        except (OSError, ValueError) as error:  # a folder, no permission; no UTF-8, a name with a null character
-            raise UserError(f"cannot read the plan {cut(str(path))!r}: {cause_of(error)}") from None
-        return cls.from_toml(text, f"the plan {cut(str(path))!r}")
+        return cls.from_toml(read_text(path), f"the plan {cut(str(path))!r}")
 
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
@@ -167,6 +159,39 @@ class Plan:
     def digest(self) -> str:
         """12 letters that name this plan."""
         return hash_text(self.to_toml(), 6)
+
+
+def read_text(path: Path) -> str:
+    """The text of a plan's file.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise missing("plan", path) from None
+    except (OSError, ValueError) as error:  # a folder, no permission; no UTF-8, a name with a null character
+        raise UserError(f"cannot read the plan {cut(str(path))!r}: {cause_of(error)}") from None
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        UserError: it is not TOML, or its tables and lists are nested deeper than `DEEPEST`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as is a number of 5000 digits
+        raise UserError(f"{source} is not TOML: {cut(str(error))}") from None
+    level: list[Any] = [table]
+    for _ in range(DEEPEST):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level]
+        level = [one for many in inner for one in many if isinstance(one, (dict, list))]
+        if not level:
+            return table
+    raise UserError(f"{source} has tables in tables, {DEEPEST} deep; accepted: a plan as rbl evaluate --out writes it")
 
 
 def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
