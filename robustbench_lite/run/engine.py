@@ -35,7 +35,7 @@ FURTHER = 1.001
 #: points that differ by less, of an image in [0, 1], are one point: float32 itself rounds at 6e-8
 DUST = 5e-7
 #: rows that broke and wait for company are judged alone after so many seconds, and after so many times what a verdict takes
-LONGEST_WAIT, VERDICTS = 2.0, 50
+LONGEST_WAIT, VERDICTS = 2.0, 100
 #: what a share of draws weighs beside a margin, and where margins end: any more draws outweigh any margin
 RATE, MARGIN = 1e9, 1e4
 
