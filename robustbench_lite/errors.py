@@ -26,7 +26,7 @@ class CapabilityError(Exception):
 def nearest(given: str, accepted: Iterable[str]) -> str | None:
     """The accepted word that is most like the given one, or None where nothing is like it."""
     words = {word.lower(): word for word in accepted}
-    found = get_close_matches(given.lower(), list(words), n=1, cutoff=0.5)
+    found = get_close_matches(given[:200].lower(), list(words), n=1, cutoff=0.5)
     return words[found[0]] if found else None
 
 
@@ -36,7 +36,16 @@ def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> U
     guess = nearest(given, accepted)
     tail = f" ({hint})" if hint else ""
     if guess is not None:
-        return UserError(f"unknown {kind} {given!r}; did you mean {guess!r}?{tail}")
+        return UserError(f"unknown {kind} {shortened(given)!r}; did you mean {guess!r}?{tail}")
     shown = ", ".join(accepted[:_SHOWN]) if accepted else "nothing"
     shown += f" and {len(accepted) - _SHOWN} more" if len(accepted) > _SHOWN else ""
-    return UserError(f"unknown {kind} {given!r}; accepted: {shown}{tail}")
+    return UserError(f"unknown {kind} {shortened(given)!r}; accepted: {shown}{tail}")
+
+
+def shortened(text: object, most: int = 200) -> str:
+    """What a message repeats of the user's own words: at most so many characters, the middle of longer ones left out."""
+    whole = str(text)
+    if len(whole) <= most:
+        return whole
+    head = most * 2 // 3
+    return f"{whole[:head]}…{whole[len(whole) - (most - head - 1) :]}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Quiet, option
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
 
@@ -53,6 +53,7 @@ def verify(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     out: Annotated[
         Path | None, option("FILE.json", "Where the verdict on every example goes.", default="nowhere")
     ] = None,
@@ -83,6 +84,7 @@ def verify(
             data_root=None if data_root is None else str(data_root),
             download=download,
             allow_pickle=allow_pickle,
+            allow_code=allow_code,
             reporter=bars,
         )
         if out is not None:

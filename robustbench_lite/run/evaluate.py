@@ -33,6 +33,7 @@ from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.systems import name_of
 from robustbench_lite.run.trial import clock_of, smaller, trial
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.system import System
@@ -357,7 +358,7 @@ def _planned(
     """The plan of a library call; what a plan cannot hold (a module, tensors) gets a name in it."""
     changes: dict[str, Any] = dict(options)
     if model is not None:
-        changes["models"] = (model if isinstance(model, str) else _name_of(model),)
+        changes["models"] = (name_of(model),)
         changes["defenses"] = ("none",)
     if x is not None:
         changes["dataset"] = "tensors"
@@ -376,10 +377,6 @@ def _planned(
     if unknown:
         raise UserError(f"evaluate has no option {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
     return replace(plan, **changes)
-
-
-def _name_of(model: Any) -> str:
-    return str(model.name) if isinstance(model, System) else type(model).__name__
 
 
 def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None) -> Dataset:

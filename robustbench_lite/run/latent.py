@@ -28,7 +28,7 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.shapes import Shapes, default_shapes
 from robustbench_lite.run.shelf import Shelf
-from robustbench_lite.run.systems import Builder
+from robustbench_lite.run.systems import Builder, name_of
 from robustbench_lite.run.verdict import Sitting, Verdict, judge
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -159,22 +159,22 @@ def latent(
             f"guide={guide} is the judge as well; accepted: another classifier, which the search never asks"
         )
     named, trained = isinstance(model, str), load_generator(generator)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,), seed=seed, device=device).with_options(
+    name = name_of(model)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,), seed=seed, device=device).with_options(
         {
             "threats" if key == "threat" else key: (value,) if key == "threat" else value
             for key, value in options.items()
         }
     )
     data = data_of(plan)
-    with one_system(plan, data, None if named else model, reporter.training) as system:  # type: ignore[arg-type]  # no text
+    with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         shelf = _shelf(plan, system, data, reporter)
         judges = Judges(judge=shelf.model(judge), guide=None if guide is None else shelf.model(guide))
         reporter.begin(f"latent search on {name}, {defense}", attempts * system.num_classes)
         found = measure(
             system, trained, judges, chosen, attempts=attempts, target=target, seed=seed, advance=reporter.advance
         )
-    names = {"model": str(name), "defense": defense, "judge": judge, "guide": guide}
+    names = {"model": name, "defense": defense, "judge": judge, "guide": guide}
     found = replace(found, told={**found.told, **names})
     if out is not None:
         found.write(Path(out))

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
-
 from robustbench_lite import data as datasets
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.devices import find_device
@@ -23,6 +21,10 @@ def silent(done: int, total: int, text: str) -> None:
     """Who is told nothing."""
 
 
+def deaf(text: str) -> None:
+    """Who takes no notes."""
+
+
 def data_of(plan: Plan) -> Dataset:
     """The test split of the plan's dataset.
 
@@ -35,12 +37,13 @@ def data_of(plan: Plan) -> Dataset:
 
 @contextmanager
 def one_system(
-    plan: Plan, data: Dataset, model: nn.Module | System | None = None, training: Progress = silent
+    plan: Plan, data: Dataset, model: object = None, training: Progress = silent, note: Callable[[str], None] = deaf
 ) -> Iterator[System]:
     """The first system of the plan, for a while; a borrowed module is given back as it was.
 
     Args:
         model: the caller's own instead of the plan's. training: told of a training, where there must be one.
+        note: told what was applied when the model was loaded.
 
     Raises:
         UserError: a name that is not there, or a model that does not fit the data.
@@ -48,5 +51,7 @@ def one_system(
     device = find_device(plan.device)
     threats = tuple(Threat.parse(text) for text in plan.threats)
     with steady_threads(threads_for(data, device)), borrowed(model, data, device) as given:
-        builder = Builder(plan=plan, data=data, device=device, threats=threats, training=training, given=given)
+        builder = Builder(
+            plan=plan, data=data, device=device, threats=threats, training=training, given=given, note=note
+        )
         yield next(builder.systems()).system.to(device)

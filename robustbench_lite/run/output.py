@@ -80,6 +80,7 @@ class Output:
             "digest": system.digest,
             "parameters": system.parameters,
             **system.notes.get("checkpoint", {}),
+            **{name: system.notes[name] for name in ("loading", "told", "random") if name in system.notes},
             "hides": hides(system),
             "audited": subject.adaptive or subject.defense == "none",
             "adaptive attacks": treatment(system),

@@ -27,6 +27,7 @@ from robustbench_lite.rows import along
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.systems import name_of
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -177,18 +178,18 @@ def rubbish(
     own = {name: options.pop(name) for name in list(options) if name in Settings.__dataclass_fields__}
     chosen = replace(settings or Settings(), **own)
     named = isinstance(model, str)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,), seed=seed, device=device).with_options(
+    name = name_of(model)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,), seed=seed, device=device).with_options(
         {
             "threats" if key == "threat" else key: (value,) if key == "threat" else value
             for key, value in options.items()
         }
     )
     data = data_of(plan)
-    with one_system(plan, data, None if named else model, reporter.training) as system:  # type: ignore[arg-type]  # no text
+    with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         reporter.begin(f"noise on {name}, {defense}", len(chosen.starts) * chosen.count)
         found = measure(system, chosen, seed=seed, advance=reporter.advance)
-    found = replace(found, class_names=data.class_names, model=str(name), defense=defense)
+    found = replace(found, class_names=data.class_names, model=name, defense=defense)
     if out is not None:
         found.write(Path(out))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import Attack, prepares, resolve_attack
@@ -26,7 +26,6 @@ from robustbench_lite.run.subject import Subject, behind, prepare
 from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.tries import check as check_tries
 from robustbench_lite.run.tries import sitting_of, without_eot
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
@@ -102,7 +101,7 @@ class Setting:
         return threads_for(self.data, self.device)
 
     @contextmanager
-    def opened(self, model: "nn.Module | System | str | None", reporter: Reporter) -> Iterator["Open"]:
+    def opened(self, model: object, reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
@@ -113,6 +112,7 @@ class Setting:
                 threats=tuple(self.threats.values()),
                 training=reporter.training,
                 given=given,
+                note=reporter.note,
             )
             yield Open(setting=self, builder=builder)
 

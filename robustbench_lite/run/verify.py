@@ -28,6 +28,7 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.subject import Subject, prepare
 from robustbench_lite.run.submission import Submission, read
+from robustbench_lite.run.systems import name_of
 from robustbench_lite.run.tries import sitting_of
 from robustbench_lite.run.verdict import CLEAN_WRONG, NAN_SCORES, REASONS, Verdict, judge
 from robustbench_lite.system import System
@@ -131,16 +132,16 @@ def verify(
     """
     reporter, path = reporter or Silent(), Path(file).expanduser()
     limits = _threat(threat)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
+    name = name_of(model)
     given = {"samples": samples, "threats": (threat,), **options}
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,)).with_options(given)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,)).with_options(given)
     data = data_of(plan) if x is None or y is None else from_tensors(x, y)
     submission = read(path, data.shape)
     indices = _indices(submission, data, plan, path)
     own = None if isinstance(model, str) else model
-    with one_system(plan, data, own, reporter.training) as system:
+    with one_system(plan, data, own, reporter.training, reporter.note) as system:
         subject = prepare(
-            model=str(name),
+            model=name,
             defense=defense,
             system=system,
             data=data,

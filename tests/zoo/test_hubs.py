@@ -121,7 +121,7 @@ def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch, hub
         ("timm:test_resnet;random=true;weights=a.safetensors", "weights and random say different things"),
         ("timm:test_resnet;pretrained=true;num_classes=6", "pretrained weights bring their own classes"),
         ("timm:vit_tiny_patch16_224;random=true", "cannot take images 3x32x32: Input height"),
-        ("timm:test_resnet;weights=none.pt", "is a pickle and could run code"),
+        ("timm:test_resnet;weights=none.pt", "there is no file 'none.pt'"),
     ],
 )
 def test_bad_names_and_options_are_refused(spec, message):
