@@ -179,7 +179,7 @@ def borrowed(model: object, data: Dataset | None, device: torch.device) -> Itera
     network, kind = as_network(model, name)
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
-    modes = {part: part.training for part in network.modules()}
+    modes = {part: part.training for part in network.modules() if hasattr(part, "training")}  # a frozen script has none
     flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
     home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     try:

@@ -32,7 +32,7 @@ class Handling:
     """How a network must be asked; as it stands, like any other.
 
     Args:
-        fixed: a part of it has no training mode (an exported program). copies: it changes its images, and is given a copy.
+        fixed: it has no training mode, or cannot be frozen (an exported program, a script). copies: it changes its images, and is given a copy.
         dtype: it computes in this precision, and images are converted; None: float32.
         outputs: where the logits are: `` (the answer itself), `.logits`, `['logits']` or `[0]`.
         one_logit: it answers two classes with one number z an image, which becomes the logits (0, z).
@@ -127,7 +127,7 @@ def handling_of(network: nn.Module, image: Tensor, name: str, largest: int | Non
     Raises:
         UserError: it answers no number of images, or with no logits.
     """
-    handling = Handling(fixed=set_mode(network, False))
+    handling = Handling(fixed=set_mode(network, False) or isinstance(network, torch.jit.RecursiveScriptModule))
     sizes: tuple[int, ...] = (2,)
     if _may_mind_sizes(network):
         sizes = (2, 1, largest or max(_FEWEST_ROWS, min(_ROWS, _VALUES // max(math.prod(image.shape), 1))))
