@@ -20,10 +20,8 @@ from robustbench_lite.zoo.given import LIBRARIES, FunctionNetwork, set_mode
 #: rows and values of the largest batch that a network is tried on: what a run on a CPU shows at once
 _ROWS, _FEWEST_ROWS, _VALUES = 512, 33, 1 << 18
 #: sizes that networks are made for: every small one of a graph, where sizes are fixed; the usual ones of Python code
-_GRAPH_SIZES, _CODE_SIZES = (
-    (*range(3, 65), 96, 100, 128, 200, 256, 512),
-    (3, 4, 5, 6, 8, 10, 16, 20, 32, 50, 64, 100, 128),
-)
+_GRAPH_SIZES = (*range(3, 65), 96, 100, 128, 200, 256, 512)
+_CODE_SIZES = (3, 4, 5, 6, 8, 10, 16, 20, 32, 50, 64, 100, 128)
 _GRAPHS = (torch.jit.ScriptModule, torch.fx.GraphModule)
 
 

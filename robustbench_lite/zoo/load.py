@@ -270,13 +270,7 @@ def _checkpoint(place: str, spec: specs.Spec, data: ImageData, trust: Trust) -> 
         return _with_architecture(path, options, adaptation, spec, data, trust)
     if options.arch is None and trust.code and path.suffix.lower() in PICKLES:
         return _whole_network(path, options, spec, data, trust)
-    odd = next((name for name in ("part", "prefix", *adaptation) if name in spec.options), None)
-    if odd is not None:
-        raise UserError(
-            f"{what} has no option {odd!r} where a card tells what the network is; it has arch"
-            if is_file(path.with_suffix(".json") if path.name else path)
-            else f"{what}: {odd} is for weights without a card; name their architecture with ;arch=SPEC"
-        )
+    _no_options_beside_a_card(path, spec, what)
     found = load_checkpoint(path, allow_pickle=trust.pickles, architecture=options.arch)
     if found.input_shape != data.input_shape:
         raise UserError(f"{what} takes images {by(found.input_shape)} but the data has {by(data.input_shape)}")
@@ -289,6 +283,15 @@ def _checkpoint(place: str, spec: specs.Spec, data: ImageData, trust: Trust) -> 
     )
     _same_order(found, data.class_names)
     return replace(found, name=str(spec))
+
+
+def _no_options_beside_a_card(path: Path, spec: specs.Spec, what: str) -> None:
+    odd = next((name for name in spec.options if name != "arch"), None)
+    if odd is None or path.suffix.lower() in PICKLES:
+        return
+    if is_file(path.with_suffix(".json") if path.name else path):
+        raise UserError(f"{what} has no option {odd!r} beside its card, which tells what the network is; it has arch")
+    raise UserError(f"{what}: {odd} is for weights without a card; name their architecture with ;arch=SPEC")
 
 
 def _with_architecture(

@@ -23,8 +23,7 @@ from robustbench_lite.zoo.base import cause
 #: types that are stood in for: single values and objects, by module
 _THINGS: Mapping[str, tuple[str, ...]] = {
     "argparse": ("Namespace",),
-    "builtins": ("frozenset", "range", "slice", "object", "int", "float", "str", "bool", "list", "tuple", "bytes"),
-    "collections": ("deque",),
+    "builtins": ("frozenset", "range", "slice", "object", "int", "float", "str", "bool", "tuple", "bytes"),
     "copyreg": ("_reconstructor",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
@@ -69,6 +68,8 @@ _MAPPINGS: Mapping[str, tuple[str, ...]] = {
     "yacs.config": ("CfgNode",),
 }
 _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+#: the same of what holds items in a row
+_LISTS: Mapping[str, tuple[str, ...]] = {"builtins": ("list",), "collections": ("deque",)}
 #: what torch says of a type that it was not told of
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>")
 
@@ -92,6 +93,13 @@ class Items:
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
         return OrderedDict()
+
+
+class Row:
+    """Stands for a list of any make: what is made is a plain one."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        return []
 
 
 class DType(Thing):
@@ -176,7 +184,7 @@ def holds_code(path: Path) -> UserError:
 @cache
 def _stand_ins() -> tuple[Any, ...]:
     """A class for each name, called as the name that it stands for."""
-    tables = ((Thing, _THINGS), (Items, _MAPPINGS))
+    tables = ((Thing, _THINGS), (Items, _MAPPINGS), (Row, _LISTS))
     made = [_named(base, module, name) for base, table in tables for module, names in table.items() for name in names]
     made += [_named(DType, "numpy", "dtype"), _named(Thing, "numpy", "ndarray")]
     return (*made, *(_named(Array, module, "_reconstruct") for module in _NUMPY[1:]))

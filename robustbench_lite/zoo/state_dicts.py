@@ -107,7 +107,7 @@ def fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path,
         weights={name: weights[key] for name, key in keys.items()},
         keys=keys,
         stripped=(*filter(None, (whole,)), *(f"{marker}." for marker in match.markers)),
-        left=tuple(key for key in weights if key not in used and key not in spent),
+        left=tuple(key for key in weights if key not in used and key not in spent and not key.endswith(OPTIONAL)),
         constants=constants,
         lost=whole if constants is None and _lacks_a_part(whole, weights) else "",
     )

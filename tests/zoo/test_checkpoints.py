@@ -182,7 +182,7 @@ def test_a_checkpoint_for_other_data_is_refused(saved):
         zoo.load(spec, num_classes=11, input_shape=(1, 8, 8))
     with pytest.raises(UserError, match=r"has 10 classes but the data 2, cat and so on"):
         zoo.load(spec, num_classes=2, input_shape=(1, 8, 8), class_names=("cat", "dog"))
-    with pytest.raises(UserError, match="has no option 'arhc'; it has .*did you mean arch"):
+    with pytest.raises(UserError, match=r"has no option 'arhc'; it has .*did you mean arch"):
         zoo.load(f"{spec};arhc=linear", **DIGITS)
 
 
@@ -231,14 +231,17 @@ def test_a_pickle_with_a_payload_is_refused_and_never_runs(tmp_path, suffix, zip
     for spec in (f"checkpoint:{path}", f"checkpoint:{path};arch=linear", f"linear;weights={path}"):
         with pytest.raises(UserError, match=r"is a pickle and could run code; convert it .*or pass --allow-pickle"):
             zoo.load(spec, **DIGITS)
-        with pytest.raises(UserError, match=r"holds an object of type [\w.]*open, which takes code to be read, and was not loaded; .*--allow-code"):
+        with pytest.raises(
+            UserError,
+            match=r"holds an object of type [\w.]*open, which takes code to be read, and was not loaded; .*--allow-code",
+        ):
             zoo.load(spec, **DIGITS, allow_pickle=True)
     assert not witness.exists()
 
 
 def test_a_pickled_module_is_refused_even_when_pickles_are_allowed(tmp_path):
     torch.save(nn.Linear(64, 10), tmp_path / "net.pt")
-    with pytest.raises(UserError, match="holds a whole network.*save its state_dict, or pass --allow-code"):
+    with pytest.raises(UserError, match=r"holds a whole network.*save its state_dict, or pass --allow-code"):
         zoo.load(f"checkpoint:{tmp_path / 'net.pt'};arch=linear", **DIGITS, allow_pickle=True)
 
 

@@ -29,9 +29,7 @@ def plain(classes: int = 10) -> nn.Module:
     """A small network of torch's own layers, the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, classes)
-        ).eval()
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, classes)).eval()
 
 
 class Wrapped(nn.Module):
@@ -110,7 +108,10 @@ GIVEN: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "one for one image": (lambda: exported(1).module(), {"batch": "one image at a time"}),
     "one for 6 images": (lambda: exported(6).module(), {"batch": "exactly 6 images at a time"}),
     "one for at most 12": (lambda: exported(**any_size(12)).module(), {"batch": "at most 12 images at a time"}),
-    "one in a network": (lambda: Wrapped(net=exported(**any_size(64)).module()), {"batch": "at most 64 images at a time"}),
+    "one in a network": (
+        lambda: Wrapped(net=exported(**any_size(64)).module()),
+        {"batch": "at most 64 images at a time"},
+    ),
     "a function": (lambda: lambda x: NET(x), {"made": "a function"}),
     "a method": (lambda: NET.forward, {"made": "a function"}),
     "a partial function": (lambda: functools.partial(lambda net, x: net(x), NET), {"made": "a function"}),
@@ -237,7 +238,7 @@ def test_a_model_is_called_by_its_own_name() -> None:
 # ------------------------------------------------------------------------------------------------ by name
 
 
-CODE = '''
+CODE = """
 import torch
 from types import SimpleNamespace
 from torch import nn
@@ -275,7 +276,7 @@ def one_logit():
 
 def parallel():
     return nn.DataParallel(net())
-'''
+"""
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_one_logit_in_a_file_is_for_data_of_two_classes(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(CODE)
     spec = f"{tmp_path / 'odd.py'}:one_logit"
     assert zoo.load(spec, num_classes=2, input_shape=(1, 8, 8)).num_classes == 2
-    with pytest.raises(UserError, match="labels reach 9 but .* has 2 classes"):
+    with pytest.raises(UserError, match=r"labels reach 9 but .* has 2 classes"):
         zoo.load(spec, **DIGITS)
 
 
