@@ -30,7 +30,8 @@ class Handling:
     """How a network must be asked; as it stands, like any other.
 
     Args:
-        fixed: it has no training mode, or cannot be frozen (an exported program, a script). copies: it changes its images, and is given a copy.
+        fixed: it has no training mode, or cannot be frozen (an exported program, a script).
+        copies: it changes its images, and is given a copy.
         dtype: it computes in this precision, and images are converted; None: float32.
         outputs: where the logits are: `` (the answer itself), `.logits`, `['logits']` or `[0]`.
         one_logit: it answers two classes with one number z an image, which becomes the logits (0, z).

@@ -111,7 +111,7 @@ def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _no_module(name, what) from error
+            raise _no_module(name, what, error.name) from error
         raise _raised(what, error) from error
     except (Exception, SystemExit) as error:
         raise _raised(what, error) from error
@@ -121,12 +121,12 @@ def _raised(what: str, error: BaseException) -> UserError:
     return UserError(f"{shortened(what)} raised {type(error).__name__} when it was imported: {cause(error)}")
 
 
-def _no_module(name: str, what: str) -> UserError:
-    parent, _, last = name.rpartition(".")
+def _no_module(name: str, what: str, absent: str) -> UserError:
+    """The error for a module that is not there; `absent` is the first part of its name that is not."""
+    parent, _, last = absent.rpartition(".")
     there = getattr(sys.modules.get(parent), "__path__", None) if parent else [str(one) for one in _working_directory()]
-    names = [one.name for one in pkgutil.iter_modules(there)] if there else []
-    guess = nearest(last, names)
-    also = f"; did you mean {'.'.join(filter(None, (parent, guess)))}?" if guess else ""
+    guess = nearest(last, [one.name for one in pkgutil.iter_modules(there)] if there else [])
+    also = f"; did you mean {'.'.join(filter(None, (parent, guess)))}{name[len(absent) :]}?" if guess else ""
     return UserError(f"there is no module {shortened(what)!r} in the working directory, nor installed{also}")
 
 
