@@ -18,16 +18,18 @@ _GIVEN = frozenset({"num_classes", "input_shape", "split", "root", "download"})
 #: models and datasets that are named by where they come from, not by a plugin: how they are written, and what they are
 SOURCES: Mapping[str, Mapping[str, str]] = {
     "model": {
-        "timm:NAME": "A model of timm; ;pretrained=true fetches its weights.",
-        "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights.",
+        "timm:NAME": "A model of timm; ;pretrained=true fetches its weights; in_chans, img_size, num_classes, normalize.",
+        "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights; img_size, aux_logits.",
         "robustbench:NAME": "A model of RobustBench, by its package; ;dataset=cifar10;threat_model=Linf;dir=DIR;download=false.",
-        "checkpoint:FILE": "Weights that rbl train wrote: .safetensors, with their card (.json) beside them.",
-        "torchscript:FILE": "A TorchScript program.",
+        "checkpoint:FILE": "Weights that rbl train wrote, or any weights with ;arch=SPEC; part, prefix, normalize, mean, std.",
+        "torchscript:FILE": "A TorchScript program; normalize, mean, std, resize, grey.",
+        "export:FILE": "A program that torch.export.save wrote, with --allow-code; the same options.",
         "vae:FILE": "A VAE that rbl generate train wrote, for --task reconstruction; ;judge=MODEL reads what it shows.",
         "autoencoder:FILE": "An autoencoder, in the same way.",
         "generator:FILE": "Either of them.",
         "discriminator:FILE": "A GAN's discriminator, as a classifier of fake (0) and real (1) images.",
-        "FILE.py:function": "Your own code: a function that returns an nn.Module from images in [0, 1] to logits.",
+        "FILE.py:function": "Your own code: a network from images in [0, 1] to logits, or what returns one; ;weights=FILE.",
+        "package.module:Class": "The same, of a package in the working directory, or an installed one.",
     },
     "dataset": {
         "npz:FILE": "Arrays x (N,H,W[,C] or N,C,H,W; uint8, or float in [0, 1]) and y (N); ;train=FILE to train on.",

@@ -168,7 +168,7 @@ def file_at(text: str) -> Path:
     """
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot read the path {shortened(text)!r}: {cause(error)}") from None
 
 
