@@ -61,7 +61,7 @@ def read_weights(
     A pickle is read with torch's `weights_only`, which runs no code: what needs code to be read is refused.
 
     Args:
-        allow_code: read a pickle with code and all, such as a whole network. part: which network, of a file that holds
+        allow_code: run the code of a pickle that cannot be read without it, such as a whole network's. part: which network, of a file that holds
             several (`last` and `best`, `model` and its average `ema`).
 
     Raises:
@@ -70,7 +70,7 @@ def read_weights(
     check_readable(path, Trust(pickles=allow_pickle, code=allow_code))
     if path.suffix.lower() == ".safetensors":
         return opened(_safetensors(path), path, part)
-    return opened(run_pickle(path) if allow_code else read_pickle(path), path, part)
+    return opened(_unpickled(path, allow_code), path, part)
 
 
 def check_readable(path: Path, trust: Trust) -> None:
@@ -172,6 +172,16 @@ def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
         )
     if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
         raise UserError(f"{shown!r} holds NaN or infinite weights ({key}); train or export it again")
+
+
+def _unpickled(path: Path, allow_code: bool) -> Any:
+    """What a pickle holds; its code runs only where that is allowed and needed."""
+    try:
+        return read_pickle(path)
+    except UserError:
+        if not allow_code:
+            raise
+        return run_pickle(path)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
