@@ -1,4 +1,7 @@
-"""Damaged and odd files, cards and specs: each is read, or refused with one sentence. `python tests/odd_models.py COUNT [SEED]`."""
+"""Damaged and odd files, cards and specs: each is read, or refused with one sentence.
+
+`python tests/odd_models.py COUNT [SEED]` tries so many.
+"""
 
 import collections
 import json

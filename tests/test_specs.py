@@ -38,7 +38,22 @@ def test_specs_are_read_as_written(text: str, name: str, options: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", ":a=1", "pgd:", "pgd:a", "pgd:=1", "pgd:a=1,a=2", "pgd:a=(1", "pgd:a=1)", "a,b", "x:a=", "x:a=()", "x:a= ,b=1"]
+    "text",
+    [
+        "",
+        ":",
+        ":a=1",
+        "pgd:",
+        "pgd:a",
+        "pgd:=1",
+        "pgd:a=1,a=2",
+        "pgd:a=(1",
+        "pgd:a=1)",
+        "a,b",
+        "x:a=",
+        "x:a=()",
+        "x:a= ,b=1",
+    ],
 )
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     if text == "pgd:":

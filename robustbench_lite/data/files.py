@@ -1,6 +1,5 @@
 """Image files that are decoded only when a batch asks for them."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher, hash_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,12 +46,12 @@ class FileImages:
             decoded[row] = self._decode(self.files[index])
         return decoded
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash each file's name under `top` and its bytes, and how they are cropped."""
         state.update(repr((self.shape, self.resize)).encode())
         for file in self.files:
             state.update(file.relative_to(self.top).as_posix().encode() + b"\0")
-            state.update(hashlib.blake2b(file.read_bytes()).digest())
+            state.update(bytes.fromhex(hash_file(file, 64)))
 
     def _decode(self, file: Path) -> np.ndarray:
         from PIL import Image

@@ -54,4 +54,4 @@ def one_system(
         builder = Builder(
             plan=plan, data=data, device=device, threats=threats, training=training, given=given, note=note
         )
-        yield next(builder.systems()).system.to(device)
+        yield builder.build(*builder.pairs()[0]).system.to(device)

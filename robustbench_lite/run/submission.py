@@ -3,7 +3,6 @@
 No file can run code: arrays are read without pickles, .pt files with torch's `weights_only`.
 """
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_file
 
 #: what people call the examples, the positions of their images in the test split, and the labels
 IMAGES = ("x_adv", "adv", "adversarial", "x", "images", "arr_0")
@@ -62,7 +62,7 @@ def read(path: Path, shape: Shape) -> Submission:
         images=images,
         indices=next((numbers[key].astype(np.int64) for key in INDICES if key in numbers), None),
         labels=next((numbers[key].astype(np.int64) for key in LABELS if key in numbers), None),
-        digest=hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
+        digest=hash_file(path),
     )
 
 

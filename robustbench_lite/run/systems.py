@@ -14,6 +14,7 @@ from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.guard import calling
 from robustbench_lite.results.loading import loading_text
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.plan import Plan
@@ -63,13 +64,20 @@ class Builder:
     note: Callable[[str], None] = lambda text: None
     told: set[str] = field(default_factory=set)
 
-    def systems(self) -> Iterator[Built]:
-        """Every model with every defense, in the order of the plan."""
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every model with every defense, in the order of the plan.
+
+        Raises:
+            UserError: a model is not there: told of the last one before the first one is attacked.
+        """
         for model in self.plan.models[1:]:
-            self._loaded(model)  # a mistake in the last one is told before the first one is attacked
-        for model in self.plan.models:
-            for defense in self.plan.chains:
-                yield self.build(model, defense)
+            self._loaded(model)
+        return [(model, defense) for model in self.plan.models for defense in self.plan.chains]
+
+    def networks(self) -> list[nn.Module]:
+        """The network of every model, with whatever weights it comes with."""
+        found = [self._loaded(model) for model in self.plan.models]
+        return [one.model if isinstance(one, System) else one.module for one in found]
 
     def shelf(self) -> Shelf:
         """The networks that attacks name."""
@@ -78,7 +86,8 @@ class Builder:
     def build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
-        system = defended_system(self._loaded(model), chain, self._workshop)
+        with calling(f"{model} with {defense}"):
+            system = defended_system(self._loaded(model), chain, self._workshop)
         self._tell(model, system)
         audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
         adaptive = audited and (bool(known) or hidden)

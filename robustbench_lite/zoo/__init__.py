@@ -7,6 +7,8 @@ from robustbench_lite.zoo.generators import load_reconstructing, reconstructs
 from robustbench_lite.zoo.load import architecture_of, fresh_module, load
 from robustbench_lite.zoo.preprocessing import Preprocessing, preprocessing
 
+#: told by its code in the keys of what is made of it; see `hashing.values`
+__hashed_by_code__ = True
 __all__ = [
     "LoadedModel",
     "Normalized",

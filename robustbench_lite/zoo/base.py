@@ -8,25 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError, nearest, shortened
+from robustbench_lite.errors import ModelError, UserError, cause_of, nearest, shortened
+from robustbench_lite.guard import calling
 
 Shape = tuple[int, int, int]
-#: first lines of torch's errors that say nothing: what was wrong stands in the last line
-_GENERIC = (
-    "the following operation failed in the torchscript interpreter",
-    "weights only load failed",
-    "error(s) in loading state_dict",
-    "traceback",
-)
-#: lines that torch appends to its errors: advice for those who develop a network
-_ADVICE = (
-    "for debugging",
-    "compile with",
-    "cuda kernel errors",
-    "check the documentation",
-    "please ",
-    "exception raised",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +109,14 @@ def ask(module: nn.Module, x: Tensor, name: str) -> Any:
     """What the module says of x (n, c, h, w), without gradients.
 
     Raises:
-        UserError: whatever the module raises, in a sentence. Memory errors pass.
+        UserError: whatever the module raises, in a sentence. torch.OutOfMemoryError: there was not enough memory.
     """
     try:
-        with torch.no_grad():
+        with calling(name), torch.no_grad():
             return module(x)
-    except (Exception, SystemExit) as error:
-        if out_of_memory(error):
-            raise
-        raise UserError(f"{name} cannot take images {by(tuple(x.shape[1:]))}: {cause(error)}") from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory; on the CPU torch says so with a RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    except ModelError as error:
+        why = cause_of(error.__cause__ or error)
+        raise UserError(f"{name} cannot take images {by(tuple(x.shape[1:]))}: {why}") from error
 
 
 def kind_of(value: object) -> str:
@@ -150,16 +129,6 @@ def by(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def cause(error: BaseException) -> str:
-    """What an exception says, in one line that is never empty: the first, or the last where torch's first says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.lower().startswith(_ADVICE)] or lines
-    if not lines:
-        return type(error).__name__
-    telling = lines[-1] if lines[0].lower().startswith(_GENERIC) else lines[0]
-    return shortened(telling.removeprefix("RuntimeError: "), 300)
-
-
 def file_at(text: str) -> Path:
     """The path that a user wrote, `~` expanded.
 
@@ -169,7 +138,7 @@ def file_at(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot read the path {shortened(text)!r}: {cause(error)}") from None
+        raise UserError(f"cannot read the path {shortened(text)!r}: {cause_of(error)}") from None
 
 
 def is_file(path: Path) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write, weights_digest, writable
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.cache import atomic_write, writable
+from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.zoo.adapt import adaptation_notes
-from robustbench_lite.zoo.base import LoadedModel, audit, cause, is_file, missing, ready
+from robustbench_lite.zoo.base import LoadedModel, audit, is_file, missing, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
 FORMAT = 1
@@ -36,7 +37,7 @@ def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> N
         raise UserError(f"{str(path)!r}; a checkpoint is written to a file that ends in .safetensors")
     weights = {name: _own(tensor) for name, tensor in module.state_dict().items()}
     versions = {"torch": str(torch.__version__)}
-    told = {"format": FORMAT, "versions": versions, **card, "weights": weights_digest(weights)}
+    told = {"format": FORMAT, "versions": versions, **card, "weights": hash_tensors(weights)}
     text = json.dumps(told, indent=2, default=str) + "\n"
     atomic_write(path, save(weights))
     atomic_write(path.with_suffix(".json"), text.encode())
@@ -81,7 +82,7 @@ def load_checkpoint(
         raise missing(file)
     card = read_card(path.with_suffix(".json"))
     weights, _ = read_weights(file)
-    if card.get("weights") != weights_digest(weights):
+    if card.get("weights") != hash_tensors(weights):
         raise UserError(
             f"{shortened(file)!r} does not hold the weights that its card was written for; one of them was replaced"
         )
@@ -120,7 +121,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the card {shown!r} ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the card {shown!r} is corrupt: {cause(error)}") from None
+        raise UserError(f"the card {shown!r} is corrupt: {cause_of(error)}") from None
     if not isinstance(card, dict):
         raise UserError(f"the card {shown!r} is no table of facts")
     if card.get("format", FORMAT) != FORMAT:

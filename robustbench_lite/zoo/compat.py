@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.zoo.base import ask, kind_of, out_of_memory
+from robustbench_lite.guard import is_memory_error
+from robustbench_lite.zoo.base import ask, kind_of
 from robustbench_lite.zoo.given import LIBRARIES, FunctionNetwork, set_mode
 
 #: rows and values of the largest batch that a network is tried on: what a run on a CPU shows at once
@@ -150,7 +151,7 @@ def _ordinary(network: nn.Module, image: Tensor, size: int) -> bool:
         with torch.no_grad():
             scores = network(x)
     except (Exception, SystemExit) as error:
-        return out_of_memory(error) and size > 2
+        return is_memory_error(error) and size > 2
     return isinstance(scores, Tensor) and _logits(scores, size) and not _changed(x, image)
 
 
@@ -222,7 +223,7 @@ def _with_sizes(network: nn.Module, image: Tensor, handling: Handling, works: in
             scores = ask(handling.around(network), _batch(image, size), "")
         except UserError:
             return False
-        except (RuntimeError, MemoryError):  # out of memory says nothing of the network
+        except torch.OutOfMemoryError:  # it says nothing of the network
             return True
         return _logits(scores, size)
 

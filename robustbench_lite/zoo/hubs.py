@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, nearest, shortened
+from robustbench_lite.errors import UserError, cause_of, nearest, shortened
 from robustbench_lite.zoo.adapt import NORMALISATIONS, NOTHING, Normalisation, for_channels
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
-from robustbench_lite.zoo.base import ImageData, LoadedModel, cause
+from robustbench_lite.zoo.base import ImageData, LoadedModel
 from robustbench_lite.zoo.weights import Trust
 
 IMAGENET = NORMALISATIONS["imagenet"]
@@ -192,7 +192,7 @@ def _unknown(hub: str, name: str, accepted: Sequence[str]) -> UserError:
 
 
 def _not_made(name: str, weights: str | None, error: Exception) -> UserError:
-    why = cause(error)
+    why = cause_of(error)
     if weights == "hub":
         return UserError(f"{name}: cannot fetch the pretrained weights ({why}); name a local file with ;weights=FILE")
     return UserError(f"{name} could not be made: {why}")

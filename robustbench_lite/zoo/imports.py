@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robustbench_lite.errors import UserError, nearest, shortened, unknown
-from robustbench_lite.zoo.base import cause, is_file, missing
+from robustbench_lite.errors import UserError, cause_of, nearest, shortened, unknown
+from robustbench_lite.zoo.base import is_file, missing
 
 #: modules of the user's that were imported here, with the digests of their files
 _imported: dict[str, str] = {}
@@ -118,7 +118,7 @@ def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
 
 
 def _raised(what: str, error: BaseException) -> UserError:
-    return UserError(f"{shortened(what)} raised {type(error).__name__} when it was imported: {cause(error)}")
+    return UserError(f"{shortened(what)} raised {cause_of(error)} when it was imported")
 
 
 def _no_module(name: str, what: str, absent: str) -> UserError:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import options_of
 from robustbench_lite.errors import UserError, nearest, shortened
-from robustbench_lite.training.seeds import seeded
+from robustbench_lite.seeding import seeded
 from robustbench_lite.zoo.adapt import NORMALISATIONS, Adaptation, Normalized, applied, for_channels
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble, check_constants, loaded_into
 from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, by, file_at, is_file, missing

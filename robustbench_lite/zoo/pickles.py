@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import UserError, shortened
-from robustbench_lite.zoo.base import cause
+from robustbench_lite.errors import UserError, cause_of, shortened
 
 #: types that are stood in for: single values and objects, by module
 _THINGS: Mapping[str, tuple[str, ...]] = {
@@ -166,7 +165,7 @@ def run_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ImportError) as error:
         raise UserError(
-            f"{shortened(path)!r} holds objects whose class is not here ({cause(error)}); start rbl where it can be imported,"
+            f"{shortened(path)!r} holds objects whose class is not here ({cause_of(error)}); start rbl where it can be imported,"
             " or save the state_dict and write FILE.py:CLASS;weights=FILE"
         ) from error
     except (Exception, SystemExit) as error:
@@ -197,7 +196,7 @@ def _named(base: type, module: str, name: str) -> type:
 def _refused(path: Path, error: Exception) -> UserError:
     found = _REFUSED.search(str(error))
     if found is None:
-        return UserError(f"{shortened(path)!r} is corrupt, or no checkpoint: {cause(error)}")
+        return UserError(f"{shortened(path)!r} is corrupt, or no checkpoint: {cause_of(error)}")
     kind = found[1] or found[2]
     if kind.startswith("torch.nn.modules.") or kind.startswith("torch.fx."):
         return holds_code(path)
@@ -210,4 +209,4 @@ def _refused(path: Path, error: Exception) -> UserError:
 def _unreadable(path: Path, error: BaseException) -> UserError:
     if "TorchScript" in str(error):
         return UserError(f"{shortened(path)!r} is TorchScript; name it as torchscript:{shortened(path)}")
-    return UserError(f"{shortened(path)!r} is corrupt or truncated: {cause(error)}")
+    return UserError(f"{shortened(path)!r} is corrupt or truncated: {cause_of(error)}")

@@ -14,8 +14,8 @@ from torch import nn
 
 from robustbench_lite import specs
 from robustbench_lite.cache import cache_dir
-from robustbench_lite.errors import UserError, unknown
-from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, cause, file_at, is_file, ready
+from robustbench_lite.errors import UserError, cause_of, unknown
+from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, file_at, is_file, ready
 from robustbench_lite.zoo.weights import Trust
 
 HOW = "pip install 'robustbench-lite[robustbench]'"
@@ -95,7 +95,7 @@ def _package(name: str) -> Any:
         with _renamed():
             return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({cause(error)})") from error
+        raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({cause_of(error)})") from error
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
 
 
 def _broken(name: str, error: Exception) -> UserError:
-    return UserError(f"robustbench:{name} could not be loaded ({type(error).__name__}: {cause(error)})")
+    return UserError(f"robustbench:{name} could not be loaded ({cause_of(error)})")
 
 
 def _known(options: RobustBenchOptions) -> list[str]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.errors import UserError, cause_of, shortened
 from robustbench_lite.zoo.adapt import Adaptation
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
-from robustbench_lite.zoo.base import ImageData, LoadedModel, cause, file_at, is_file, missing
+from robustbench_lite.zoo.base import ImageData, LoadedModel, file_at, is_file, missing
 from robustbench_lite.zoo.given import as_network
 from robustbench_lite.zoo.imports import can_be_found, importable, load_file, load_module, member
 from robustbench_lite.zoo.weights import Trust
@@ -36,10 +36,7 @@ class CodeOptions(FileOptions):
 
 
 class FromFile(nn.Module):
-    """A network whose code lies in a file; `repr` tells the file's digest, so that a change of code is seen.
-
-    What the file imports is not in the digest.
-    """
+    """A network that a file holds as a program (TorchScript, torch.export); the file's digest tells its code."""
 
     def __init__(self, network: nn.Module, digest: str) -> None:
         super().__init__()
@@ -83,18 +80,16 @@ def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     path = file_at(place) if place.endswith(".py") else None
     module = load_module(place) if path is None else load_file(path)
     target = member(module, name, shortened(module.__name__ if path is None else path.name))
-    where = Path(str(getattr(module, "__file__", None) or place)) if path is None else path
+    folders = () if path is None else (path.parent,)
     ready_made = isinstance(target, nn.Module) or _answers_images(target)
     if ready_made and options.train:
         raise UserError(
             f"{shortened(spec.name)} is no builder of networks, and cannot be trained anew; leave out train=true"
         )
-    digest = file_digest(where)
 
     def made() -> tuple[nn.Module, str]:
-        value = target if ready_made else _called(target, where, spec.name, data)
-        network, kind = as_network(value, shortened(spec.name))
-        return FromFile(network, digest), kind
+        value = target if ready_made else _called(target, folders, spec.name, data)
+        return as_network(value, shortened(spec.name))
 
     network, kind = made()
     draft = Draft(
@@ -103,7 +98,6 @@ def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
         options=options,
         network=network,
         make=None if ready_made else lambda: made()[0],
-        inner=lambda whole, held: whole.get_submodule("network"),
         trained=not options.train,
         notes={"loading": {"made": kind}} if kind else {},
     )
@@ -147,27 +141,14 @@ def load_export(spec: specs.Spec, path: Path, data: ImageData, trust: Trust) -> 
         with warnings.catch_warnings(action="ignore"):
             program = torch.export.load(str(path)).module()
     except (Exception, SystemExit) as error:  # torch's reader fails in many ways on other files
-        raise UserError(f"{shortened(path)} is no exported program, or a corrupt one: {cause(error)}") from error
+        raise UserError(f"{shortened(path)} is no exported program, or a corrupt one: {cause_of(error)}") from error
     return _program(spec, path, program, data, trust)
-
-
-def file_digest(path: Path) -> str:
-    """16 bytes (hex) over a file; of a module without a file, of its name.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        content = path.read_bytes() if path.suffix else str(path).encode()
-    except OSError as error:
-        raise UserError(f"there is no readable file {shortened(path)} ({error.strerror})") from error
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _program(spec: specs.Spec, path: Path, program: nn.Module, data: ImageData, trust: Trust) -> LoadedModel:
     """A network that is one fixed graph."""
     adaptation = specs.build(Adaptation, spec.options, name=spec.name)
-    network = FromFile(program, file_digest(path))
+    network = FromFile(program, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
     options = FileOptions(**vars(adaptation))
     return assemble(Draft(spec=spec, what=spec.name, options=options, network=network, make=None), data, trust)
 
@@ -176,7 +157,7 @@ def _why_no_script(error: Exception) -> str:
     text = str(error)
     if "constants.pkl" in text or "file not found" in text:
         return "it holds no program; for weights write NAME;weights=FILE"
-    return cause(error)
+    return cause_of(error)
 
 
 def _answers_images(target: Any) -> bool:
@@ -200,15 +181,15 @@ def _offered(data: ImageData | None) -> dict[str, Any]:
     }
 
 
-def _called(target: Callable[..., Any], path: Path, name: str, data: ImageData) -> Any:
+def _called(target: Callable[..., Any], folders: tuple[Path, ...], name: str, data: ImageData) -> Any:
     """What a builder returns."""
     shown = shortened(name)
     try:
         accepted = inspect.signature(target).parameters
-        with importable(path.parent):
+        with importable(*folders):
             made = target(**{key: value for key, value in _offered(data).items() if key in accepted})
     except (Exception, SystemExit) as error:
-        raise UserError(f"{shown} raised {type(error).__name__}: {cause(error)}") from error
+        raise UserError(f"{shown} raised {cause_of(error)}") from error
     if inspect.isclass(made) or not (callable(made) or isinstance(made, torch.export.ExportedProgram)):
         raise UserError(
             f"{shown} returned a {type(made).__name__}; accepted: a torch.nn.Module, or a function of images"

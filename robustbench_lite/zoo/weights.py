@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.errors import UserError, cause_of, shortened
 from robustbench_lite.zoo.adapt import Normalisation
-from robustbench_lite.zoo.base import cause, is_file, missing
+from robustbench_lite.zoo.base import is_file, missing
 from robustbench_lite.zoo.pickles import read_pickle, run_pickle
 from robustbench_lite.zoo.state_dicts import OPTIONAL, deeper_than, fitted, opened
 
@@ -61,8 +61,8 @@ def read_weights(
     A pickle is read with torch's `weights_only`, which runs no code: what needs code to be read is refused.
 
     Args:
-        allow_code: run the code of a pickle that cannot be read without it, such as a whole network's. part: which network, of a file that holds
-            several (`last` and `best`, `model` and its average `ema`).
+        allow_code: run the code of a pickle that cannot be read without it, such as a whole network's.
+        part: which network, of a file that holds several (`last` and `best`, `model` and its average `ema`).
 
     Raises:
         UserError: no such file, a corrupt one, a pickle that was not allowed, or several networks and none chosen.
@@ -118,7 +118,7 @@ def fill(
     try:
         answer = module.load_state_dict(fit.weights, strict=False)
     except Exception as error:  # shapes that a load hook finds, and hooks of the user's layers
-        raise UserError(f"{shortened(path)!r} does not fit the architecture: {cause(error)}") from error
+        raise UserError(f"{shortened(path)!r} does not fit the architecture: {cause_of(error)}") from error
     there = {own[name].data_ptr() for name in own if name in fit.weights}  # tied weights are kept once
     lacking = [name for name in answer.missing_keys if name in own and own[name].data_ptr() not in there]
     lacking = [name for name in lacking if not name.endswith(OPTIONAL)]
@@ -190,4 +190,4 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except Exception as error:  # its reader and the header's values fail in many ways on damaged bytes
-        raise UserError(f"{shortened(path)!r} is corrupt or truncated: {cause(error)}") from error
+        raise UserError(f"{shortened(path)!r} is corrupt or truncated: {cause_of(error)}") from error
