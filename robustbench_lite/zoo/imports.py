@@ -118,7 +118,7 @@ def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
 
 
 def _raised(what: str, error: BaseException) -> UserError:
-    return UserError(f"{shortened(what)} raised {cause_of(error)} when it was imported")
+    return UserError(f"{shortened(what)} cannot be imported: {cause_of(error)}")
 
 
 def _no_module(name: str, what: str, absent: str) -> UserError:

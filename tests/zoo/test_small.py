@@ -133,7 +133,7 @@ def boom(x):
         (lambda x: x, r"answers two images with \(2, 1, 8, 8\)"),
         (lambda x: (x, x), "answers two images with a tuple"),
         (lambda x: x.flatten(1)[:, :3].argmax(1, keepdim=True).expand(-1, 3), "answers with torch.int64"),
-        (boom, "odd cannot take images 1x8x8: the first line$"),
+        (boom, "odd cannot take images 1x8x8: ValueError: the first line$"),
     ],
 )
 def test_what_is_no_classifier_of_such_images_is_refused(answer, message):

@@ -105,8 +105,7 @@ def net(code: Path) -> nn.Module:
 
 def made(code: Path, name: str) -> nn.Module:
     """The user's network itself, in eval mode."""
-    network = zoo.load(f"{code}:{name}", **DIGITS).module.get_submodule("network")
-    return network.eval()
+    return zoo.load(f"{code}:{name}", **DIGITS).module
 
 
 def shaken(network: nn.Module, seed: int = 3) -> nn.Module:
