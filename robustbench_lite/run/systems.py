@@ -81,7 +81,13 @@ class Builder:
 
     def shelf(self) -> Shelf:
         """The networks that attacks name."""
-        return Shelf(data=self.data, device=self.device, workshop=self._workshop, **self.plan.trust)
+        return Shelf(
+            data=self.data,
+            device=self.device,
+            workshop=self._workshop,
+            allow_pickle=self.plan.allow_pickle,
+            allow_code=self.plan.allow_code,
+        )
 
     def build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)

@@ -147,7 +147,8 @@ def _with_constants(draft: Draft, filled: Filled, path: Path, channels: int) -> 
         return draft
     texts = constant_texts(filled.constants, 1 if draft.own is None else channels)
     spec = replace(draft.spec, options={**draft.spec.options, **texts})  # so that a card names it as well
-    return replace(draft, options=replace(draft.options, **texts), spec=spec)
+    options = replace(draft.options, mean=texts["mean"], std=texts["std"])
+    return replace(draft, options=options, spec=spec)
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -121,19 +121,28 @@ def handling_of(network: nn.Module, image: Tensor, name: str, largest: int | Non
     """How the network must be asked.
 
     Args:
-        network: is put into eval mode. image: (1, c, h, w), as the network is given it, on its device.
+        network: is put into eval mode and frozen. image: (1, c, h, w), as the network is given it, on its device.
         largest: the most images that a run shows at once; chosen by the image's size if left out.
 
     Raises:
         UserError: it answers no number of images, or with no logits.
     """
-    handling = Handling(fixed=set_mode(network, False) or isinstance(network, torch.jit.RecursiveScriptModule))
+    handling = Handling(fixed=set_mode(network, False) or _stays_trainable(network))
     sizes: tuple[int, ...] = (2,)
     if _may_mind_sizes(network):
         sizes = (2, 1, largest or max(_FEWEST_ROWS, min(_ROWS, _VALUES // max(math.prod(image.shape), 1))))
     if all(_ordinary(network, image, size) for size in sizes):
         return handling
     return _searched(network, image, name, handling, sizes)
+
+
+def _stays_trainable(network: nn.Module) -> bool:
+    """Whether it refuses to be frozen, as scripts do; their weights do not."""
+    try:
+        network.requires_grad_(False)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _may_mind_sizes(network: nn.Module) -> bool:
@@ -195,7 +204,7 @@ def _likely_sizes(network: nn.Module) -> tuple[int, ...]:
     told: list[int] = []
     for part in graphs:
         nodes = part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ()
-        shapes = [getattr(node.meta.get("val"), "shape", ()) for node in nodes if node.op == "placeholder"]
+        shapes: list[Any] = [getattr(node.meta.get("val"), "shape", ()) for node in nodes if node.op == "placeholder"]
         told += [shape[0] for shape in shapes if len(shape) == 4 and type(shape[0]) is int]
     return (*told, *(_GRAPH_SIZES if graphs else _CODE_SIZES))
 

@@ -12,8 +12,10 @@ from robustbench_lite.zoo.adapt import NOTHING, Normalisation, in_bytes, scaled
 
 #: last parts of the names of a normalisation's constants
 CONSTANTS = {
-    **dict.fromkeys(("mean", "mu", "new_mean", "pixel_mean", "image_mean", "norm_mean", "input_mean"), "mean"),
-    **dict.fromkeys(("std", "sigma", "new_std", "pixel_std", "image_std", "norm_std", "input_std"), "std"),
+    **dict.fromkeys(("mean", "means", "mu", "new_mean", "pixel_mean", "image_mean", "norm_mean", "input_mean"), "mean"),
+    **dict.fromkeys(
+        ("std", "stds", "sds", "sigma", "new_std", "pixel_std", "image_std", "norm_std", "input_std"), "std"
+    ),
 }
 _NO_CONSTANTS = ("loss", "criterion", "metric", "acc", "optim")
 

@@ -319,7 +319,8 @@ def _whole_network(
 ) -> LoadedModel:
     """The network that a pickle holds, code and all; the user vouches for the file."""
     check_readable(path, trust)
-    held, opening = run_pickle(path), []
+    opening: list[str] = []
+    held = run_pickle(path)
     for name in filter(None, (options.part or "").split(".")):
         held, opening = held.get(name) if isinstance(held, Mapping) else None, [*opening, name]
     networks = (

@@ -22,15 +22,23 @@ from robustbench_lite.errors import UserError, cause_of, shortened
 #: types that are stood in for: single values and objects, by module
 _THINGS: Mapping[str, tuple[str, ...]] = {
     "argparse": ("Namespace",),
-    "builtins": ("frozenset", "range", "slice", "object", "int", "float", "str", "bool", "tuple", "bytes"),
+    "builtins": (
+        *("frozenset", "range", "slice", "object", "int", "float", "str", "bool", "tuple", "bytes"),
+        *("type", "getattr", "Ellipsis"),
+    ),
     "copyreg": ("_reconstructor",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
     "enum": ("Enum", "IntEnum"),
     "fractions": ("Fraction",),
+    "functools": ("partial",),
     "numpy": ("bool_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32"),
     "numpy.core.multiarray": ("scalar",),
     "numpy._core.multiarray": ("scalar",),
+    "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random._mt19937": ("MT19937",),
+    "numpy.random._pcg64": ("PCG64",),
     "numpy.dtypes": tuple(
         f"{name}DType"
         for name in (
@@ -47,6 +55,30 @@ _THINGS: Mapping[str, tuple[str, ...]] = {
     ),
     "pathlib": ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
     "pathlib._local": ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
+    "torch.optim.lr_scheduler": (
+        *(
+            "LambdaLR",
+            "StepLR",
+            "MultiStepLR",
+            "LinearLR",
+            "ExponentialLR",
+            "CosineAnnealingLR",
+            "OneCycleLR",
+            "CyclicLR",
+        ),
+        *(
+            "CosineAnnealingWarmRestarts",
+            "ReduceLROnPlateau",
+            "SequentialLR",
+            "ConstantLR",
+            "PolynomialLR",
+            "ChainedScheduler",
+        ),
+    ),
+    "torch.optim.sgd": ("SGD",),
+    "torch.optim.adam": ("Adam",),
+    "torch.optim.adamw": ("AdamW",),
+    "torch.optim.rmsprop": ("RMSprop",),
     "torch.torch_version": ("TorchVersion",),
     "types": ("SimpleNamespace",),
     "typing": ("Any", "Dict", "List", "Optional", "Tuple", "Union"),
@@ -195,10 +227,15 @@ def _named(base: type, module: str, name: str) -> type:
 
 def _refused(path: Path, error: Exception) -> UserError:
     found = _REFUSED.search(str(error))
+    if found is None and "unrecognized function" in str(error):
+        return UserError(
+            f"{shortened(path)!r} holds an object that is made by a function, which takes code to be read; save the"
+            " state_dict alone, or pass --allow-code if you trust the file"
+        )
     if found is None:
         return UserError(f"{shortened(path)!r} is corrupt, or no checkpoint: {cause_of(error)}")
     kind = found[1] or found[2]
-    if kind.startswith("torch.nn.modules.") or kind.startswith("torch.fx."):
+    if kind.startswith(("torch.nn.modules.", "torch.fx.")) and ".loss." not in kind:
         return holds_code(path)
     return UserError(
         f"{shortened(path)!r} holds an object of type {kind}, which takes code to be read, and was not loaded; save the"

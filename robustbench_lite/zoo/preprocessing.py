@@ -42,7 +42,8 @@ def preprocessing(text: str) -> Preprocessing | None:
     """
     spec = specs.parse_source(text)
     hub, _, name = spec.name.partition(":")
-    found = {"timm": _timm, "torchvision": _torchvision}.get(hub.lower(), lambda name: None)(name)
+    recipes = {"timm": _timm, "torchvision": _torchvision}
+    found = recipes[hub.lower()](name) if hub.lower() in recipes else None
     side = spec.options.get("img_size", "")
     if found is None or not side.isdigit() or int(side) == 0:
         return found

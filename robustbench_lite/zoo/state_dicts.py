@@ -240,7 +240,7 @@ class _Match:
 
     def keys(self, names: Mapping[str, str]) -> dict[str, str]:
         """The keys of the file, by the module's names."""
-        found = {}
+        found: dict[str, str] = {}
         for name, key in names.items():
             short = _without(name, self.markers)
             if short.startswith(self.prefix):
@@ -352,7 +352,7 @@ def _equal(
 
 def _shape(tensor: Tensor) -> torch.Size | None:
     """None of a parameter of a lazy layer, which takes the file's shape."""
-    return None if isinstance(tensor, nn.parameter.UninitializedTensorMixin) else tensor.shape
+    return None if nn.parameter.is_lazy(tensor) else tensor.shape
 
 
 def _common(names: list[str]) -> Iterator[str]:
@@ -383,10 +383,12 @@ def _numbered(name: str) -> Iterator[tuple[str, int]]:
             yield ".".join(parts[:place]), int(part[:9])
 
 
-def _lacks_a_part(prefix: str, keys: Iterable[str]) -> bool:
-    """Whether the network was not the first of its `nn.Sequential`, and nothing is kept of what stood before it."""
-    *before, last = prefix.removesuffix(".").split(".")
-    if not (last.isascii() and last.isdigit()) or int(last[:9]) == 0:
-        return False
-    siblings = tuple(".".join((*before, str(number), "")) for number in range(min(int(last[:9]), 100)))
-    return not all(any(key.startswith(sibling) for key in keys) for sibling in siblings)
+def _lacks_a_part(prefix: str, keys: Collection[str]) -> bool:
+    """Whether the network was not the first of an `nn.Sequential`, and nothing is kept of what stood before it."""
+    parts = prefix.split(".")
+    for place, part in enumerate(parts):
+        before = range(min(int(part[:9]), 100)) if part.isascii() and part.isdigit() else ()
+        siblings = (".".join((*parts[:place], str(number), "")) for number in before)
+        if not all(any(key.startswith(sibling) for key in keys) for sibling in siblings):
+            return True
+    return False

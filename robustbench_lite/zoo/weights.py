@@ -159,7 +159,7 @@ def _listed(keys: list[str], what: str, like: str) -> str:
 
 
 def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
-    lazy = isinstance(own, nn.parameter.UninitializedTensorMixin)
+    lazy = nn.parameter.is_lazy(own)
     shown = shortened(path)
     if not lazy and tensor.shape != own.shape:
         given, wanted = tuple(tensor.shape), tuple(own.shape)

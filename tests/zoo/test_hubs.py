@@ -177,7 +177,9 @@ def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch, hub
         raise OSError("no network\nlong story")
 
     monkeypatch.setattr(module, name, offline)
-    with pytest.raises(UserError, match=r"cannot fetch the pretrained weights \(OSError: no network\); .*;weights=FILE"):
+    with pytest.raises(
+        UserError, match=r"cannot fetch the pretrained weights \(OSError: no network\); .*;weights=FILE"
+    ):
         zoo.load(f"{hub};pretrained=true", **RGB)
 
 
