@@ -205,7 +205,7 @@ def _behind_own(
 
     Where the file of weights tells of a normalisation, it is the network's unless another one is asked for.
     """
-    channels = options.seen(data.input_shape)[0]
+    channels, ignored = options.seen(data.input_shape)[0], options.normalize == "none"
     if options.normalize:
         if inside.keys() & {"mean", "std"}:
             raise UserError(f"normalize={options.normalize} stands for a mean and a std; give the one or the other")
@@ -216,7 +216,8 @@ def _behind_own(
         return assemble(draft, data, trust)
     path, asked, before = file_at(options.weights), bool(inside.keys() & {"mean", "std"}), applied(draft.network)
     filled, told = loaded_into(draft, path, trust, asked=asked)
-    brought = filled.constants or applied(draft.network)  # a file of the whole module has just brought its own
+    # a file of the whole module has just brought its own
+    brought = (None if ignored else filled.constants) or applied(draft.network)
     if brought is not None and not same_constants(brought, before):
         if asked:
             check_constants(brought, before, path)

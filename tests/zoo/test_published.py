@@ -268,6 +268,8 @@ def test_the_normalisation_of_a_file_is_the_models(tmp_path: Path, tiny: nn.Modu
     assert "mean=(0.4914,0.4822,0.4465)" in found.card["architecture"]
     assert found.fresh is not None
     assert torch.equal(found.fresh().mean, found.module.mean)
+    bare = zoo.load(f"{TINY};weights={tmp_path}/net.pt;normalize=none", **CIFAR, allow_pickle=True)
+    assert torch.equal(bare.module(X), tiny(X))
     asked = f"{TINY},mean=(0.5,0.5,0.5),std=(1,1,1);weights={tmp_path}/net.pt"
     with pytest.raises(UserError, match=r"normalises by mean=\(0.4914,.*the model by mean=\(0.5,0.5,0.5\)"):
         zoo.load(asked, **CIFAR, allow_pickle=True)
