@@ -172,6 +172,10 @@ def _named(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     outer = {item.name for item in dataclasses.fields(FileOptions)} - takes
     around = {key: value for key, value in written.items() if key in outer}
     inside = {key: value for key, value in written.items() if key not in outer}
+    odd = next((key for key in inside if key not in takes), None)
+    if odd is not None:
+        own = [key for key in takes if key not in ("num_classes", "input_shape")]
+        raise _no_option(named.name, odd, own, [item.name for item in dataclasses.fields(FileOptions)])
     options = specs.build(FileOptions, around, name=named.name)
     options.check(named.name)
     given = {"num_classes": data.num_classes, "input_shape": options.seen(data.input_shape)}
@@ -192,6 +196,14 @@ def _named(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     if not {"mean", "std"} <= takes:
         return assemble(drafted(inside, options), data, trust)
     return _behind_own(drafted, inside, options, data, trust)
+
+
+def _no_option(name: str, odd: str, own: list[str], others: list[str]) -> UserError:
+    guess = nearest(odd, (*own, *others))
+    also = f"; did you mean {guess}?" if guess else ""
+    every = ", ".join(one for one in others if one not in own)
+    has = ", ".join(own) or "none of its own"
+    return UserError(f"{name} has no option {shortened(odd)!r}; it has {has}; every model has {every}{also}")
 
 
 def _behind_own(

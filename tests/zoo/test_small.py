@@ -80,11 +80,11 @@ def test_fresh_makes_the_architecture_anew_by_the_global_seed_and_ready_to_train
     "spec, message",
     [
         ("small-cmm", "unknown model 'small-cmm'; did you mean 'small-cnn'"),
-        ("small-cnn:widht=4", "small-cnn has no option 'widht'; it has width, hidden; did you mean width"),
+        ("small-cnn:widht=4", "small-cnn has no option 'widht'; it has width, hidden; every model has .*; did you mean width"),
         ("small-cnn:width=0", "width=0; accepted: 1 and more"),
         ("small-cnn:width=wide", "width=wide"),
         ("mlp:depth=0", "depth=0"),
-        ("linear:bias=false", "linear has no option 'bias'; it has no options"),
+        ("linear:bias=false", "linear has no option 'bias'; it has none of its own; every model has normalize"),
         ("tim:resnet18", "unknown model 'tim:resnet18'; .*did you mean timm:resnet18"),
         ("net.py", r"net\.py names no function; write net\.py:FUNCTION"),
         ("net.safetensors", "there is no file 'net.safetensors'"),
