@@ -29,7 +29,7 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.subject import fits
-from robustbench_lite.run.systems import name_of
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.system import System
 
 #: raised when the counting changes in a way that could change a number; part of the key
@@ -118,7 +118,7 @@ class Certificates:
 
 
 def certify(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,

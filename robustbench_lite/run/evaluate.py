@@ -37,7 +37,7 @@ from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
-from robustbench_lite.run.systems import name_of
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
@@ -113,7 +113,7 @@ def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], i
 
 
 def evaluate(
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -131,7 +131,8 @@ def evaluate(
     """Attack a model and say how robust it is.
 
     Args:
-        model: an `nn.Module` from images in [0, 1] (normalisation inside) to logits, a `System`, or a spec string.
+        model: from images in [0, 1] (normalisation inside) to logits: an `nn.Module` (also scripted, exported or parallel), a
+            `torch.export.ExportedProgram`, a function, a `System`, or a spec string.
         x: (n, c, h, w) images in [0, 1], float, or uint8; y: (n,) labels. Without them, `dataset`.
         attacks: spec strings such as `pgd:steps=40`, or attack objects. threat: such as `Linf:8/255`, or several.
         defense: what to put around the model or train; `none` for a module.
@@ -152,7 +153,7 @@ def evaluate(
 def run(
     plan: Plan,
     *,
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     data: Dataset | None = None,
     attacks: Mapping[str, Attack] | None = None,
     targets: Tensor | None = None,

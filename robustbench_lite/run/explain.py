@@ -24,6 +24,7 @@ from robustbench_lite.run.evaluate import Result, evaluate
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.systems import GivenModel
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -78,7 +79,7 @@ class Explanation:
 
 
 def explain(
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,

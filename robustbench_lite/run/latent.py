@@ -26,6 +26,7 @@ from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.systems import GivenModel
 from robustbench_lite.run.shapes import Shapes, default_shapes
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.run.systems import Builder, name_of
@@ -118,7 +119,7 @@ class Unrestricted:
 
 
 def latent(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     *,
     generator: str | Path,
     judge: str,

@@ -27,7 +27,7 @@ from robustbench_lite.rows import along
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
-from robustbench_lite.run.systems import name_of
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -151,7 +151,7 @@ class Settings:
 
 
 def rubbish(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     *,
     dataset: str = "digits",
     defense: str = "none",

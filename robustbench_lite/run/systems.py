@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
 from robustbench_lite import zoo
@@ -27,6 +27,9 @@ from robustbench_lite.threat import Threat
 from robustbench_lite.zoo.base import ask
 from robustbench_lite.zoo.compat import handling_of
 from robustbench_lite.zoo.given import as_network
+
+#: what callers give as a model: a spec, a system, a module of any make, an exported program, or a function of images
+GivenModel = str | System | nn.Module | torch.export.ExportedProgram | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, kw_only=True)

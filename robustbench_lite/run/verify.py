@@ -28,7 +28,7 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.subject import Subject, prepare
 from robustbench_lite.run.submission import Submission, read
-from robustbench_lite.run.systems import name_of
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tries import sitting_of
 from robustbench_lite.run.verdict import CLEAN_WRONG, NAN_SCORES, REASONS, Verdict, judge
 from robustbench_lite.system import System
@@ -105,7 +105,7 @@ class Verified:
 
 def verify(
     file: str | Path,
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
