@@ -26,10 +26,9 @@ from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
-from robustbench_lite.run.systems import GivenModel
 from robustbench_lite.run.shapes import Shapes, default_shapes
 from robustbench_lite.run.shelf import Shelf
-from robustbench_lite.run.systems import Builder, name_of
+from robustbench_lite.run.systems import Builder, GivenModel, name_of
 from robustbench_lite.run.verdict import Sitting, Verdict, judge
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
