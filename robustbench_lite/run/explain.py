@@ -117,7 +117,7 @@ def explain(
     plan = result.plan
     own = None if isinstance(model, str) else model
     table, clean, adversarial = _images(result, data)
-    with one_system(plan, data, own, reporter.training, reporter.note) as system:
+    with one_system(plan, data, own, reporter.training) as system:
         reporter.begin(f"{how.name} maps", 0)
         tables = [_maps(system, how, images, table, of, plan.seed) for images in (clean, adversarial)]
     (clean_class, clean_maps), (classes, maps) = tables
