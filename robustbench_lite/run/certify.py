@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import data as datasets
 from robustbench_lite.cache import atomic_write, writable, writing

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.cores import warn_if_spinning
@@ -41,7 +41,6 @@ from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 

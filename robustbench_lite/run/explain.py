@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attack import Attack
 from robustbench_lite.cache import atomic_savez, atomic_write, writing

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attacks.latent import Latent, Witness
 from robustbench_lite.cache import atomic_savez, atomic_write, writable, writing

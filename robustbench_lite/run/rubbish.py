@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.cache import atomic_write, writable, writing
 from robustbench_lite.errors import UserError, nearest

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import __version__
 from robustbench_lite import data as datasets
@@ -31,7 +31,6 @@ from robustbench_lite.run.submission import Submission, read
 from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tries import sitting_of
 from robustbench_lite.run.verdict import CLEAN_WRONG, NAN_SCORES, REASONS, Verdict, judge
-from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 #: what becomes of an example; one each

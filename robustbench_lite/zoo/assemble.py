@@ -76,7 +76,7 @@ def assemble(draft: Draft, data: ImageData, trust: Trust) -> LoadedModel:
     front = options.around(nn.Identity(), shape, draft.what, own)
     with torch.no_grad():
         image = front.to(_device(network))(probe_images(network, shape, 1))
-    handling = handling_of(network, image, shortened(draft.what))
+    handling = handling_of(network, image, shortened(draft.what), trained=draft.trained)
 
     module = options.around(handling.around(network), shape, draft.what, own).eval()
     classes = audit(

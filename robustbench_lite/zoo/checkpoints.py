@@ -135,7 +135,12 @@ def _notes(module: nn.Module, card: Mapping[str, Any], path: Path) -> dict[str, 
     notes: dict[str, Any] = {"loading": loading} if loading else {}
     clean, data = card.get("clean_accuracy"), card.get("data")
     name = data.get("name") if isinstance(data, dict) else None
-    if isinstance(clean, bool) or not isinstance(clean, (int, float)) or not 0 <= clean <= 1 or not isinstance(name, str):
+    if (
+        isinstance(clean, bool)
+        or not isinstance(clean, (int, float))
+        or not 0 <= clean <= 1
+        or not isinstance(name, str)
+    ):
         return notes
     return notes | {"told": {"clean_acc": float(clean), "dataset": name, "source": f"the card of {path.name}"}}
 

@@ -117,12 +117,15 @@ class Adapted(nn.Module):
         return scores if self.dtype is None else scores.float()
 
 
-def handling_of(network: nn.Module, image: Tensor, name: str, largest: int | None = None) -> Handling:
+def handling_of(
+    network: nn.Module, image: Tensor, name: str, largest: int | None = None, *, trained: bool = True
+) -> Handling:
     """How the network must be asked.
 
     Args:
         network: is put into eval mode and frozen. image: (1, c, h, w), as the network is given it, on its device.
         largest: the most images that a run shows at once; chosen by the image's size if left out.
+        trained: its answers mean something already.
 
     Raises:
         UserError: it answers no number of images, or with no logits.
@@ -133,7 +136,10 @@ def handling_of(network: nn.Module, image: Tensor, name: str, largest: int | Non
         sizes = (2, 1, largest or max(_FEWEST_ROWS, min(_ROWS, _VALUES // max(math.prod(image.shape), 1))))
     if all(_ordinary(network, image, size) for size in sizes):
         return handling
-    return _searched(network, image, name, handling, sizes)
+    handling = _searched(network, image, name, handling, sizes)
+    if handling.one_logit and trained:
+        _no_probability(handling.around(network), image, name)
+    return handling
 
 
 def _stays_trainable(network: nn.Module) -> bool:
@@ -171,8 +177,6 @@ def _searched(network: nn.Module, image: Tensor, name: str, handling: Handling, 
     answer = ask(network, x if handling.dtype is None else x.to(handling.dtype), name)
     handling = replace(handling, copies=handling.dtype is None and _changed(x, image))
     handling = _with_outputs(handling, answer, works, name)
-    if handling.one_logit:
-        _no_probability(handling.around(network), image, name)
     return _with_sizes(network, image, handling, works, max(sizes))
 
 

@@ -80,7 +80,10 @@ def test_fresh_makes_the_architecture_anew_by_the_global_seed_and_ready_to_train
     "spec, message",
     [
         ("small-cmm", "unknown model 'small-cmm'; did you mean 'small-cnn'"),
-        ("small-cnn:widht=4", "small-cnn has no option 'widht'; it has width, hidden; every model has .*; did you mean width"),
+        (
+            "small-cnn:widht=4",
+            "small-cnn has no option 'widht'; it has width, hidden; every model has .*; did you mean width",
+        ),
         ("small-cnn:width=0", "width=0; accepted: 1 and more"),
         ("small-cnn:width=wide", "width=wide"),
         ("mlp:depth=0", "depth=0"),
