@@ -5,6 +5,7 @@ from torch import Tensor
 
 from robustbench_lite.data.base import ArrayImages, Dataset
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
+from robustbench_lite.data.values import check_values, values_of
 from robustbench_lite.errors import UserError
 
 
@@ -14,12 +15,13 @@ def from_tensors(
     """A dataset of x (n, c, h, w), uint8 or float in [0, 1], and y (n,) whole numbers; float32 x is not copied.
 
     Raises:
-        UserError: another shape, type or range, or labels that are not classes.
+        UserError: another shape, type or range, pixels of another scale than their type says, or labels that are not classes.
     """
     pixels, labels = _array(x), _array(y)
     if pixels.ndim != 4:
         raise UserError(f"x has shape {pixels.shape}; accepted: (n, channels, height, width)")
     pixels = check_pixels(pixels, name)
+    check_values(values_of(pixels), name, floats=pixels.dtype != np.uint8, option=False)
     labels = check_labels(labels, len(pixels), name, num_classes)
     images = ArrayImages(pixels)
     count = class_count(num_classes, labels, name)
