@@ -28,6 +28,8 @@ CONSTANTS: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = (
     ("CIFAR-100's mean and std", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     ("MNIST's mean and std", (0.1307,), (0.3081,)),
 )
+#: the name of the mistake where every example is its clean image
+UNCHANGED = "clean-images"
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -54,15 +56,23 @@ class Likely:
 
 
 def likely_mistake(
-    images: Tensor, indices: np.ndarray, data: Dataset, threat: Threat, *, slice_seed: int = 0
+    images: Tensor,
+    indices: np.ndarray,
+    invalid: np.ndarray,
+    distance: np.ndarray,
+    data: Dataset,
+    threat: Threat,
+    *,
+    slice_seed: int = 0,
 ) -> Likely | None:
-    """The first mistake that explains most of the examples; None where none does.
+    """The first mistake that explains most of the invalid examples; None where none does.
 
     Args:
         images: (n, c, h, w) float32, as submitted. indices: (n,) of the images in data that they were said to be made of.
+        invalid: (k,) positions of the examples that do not count. distance: (n,) of each from its image, in the threat's norm.
         slice_seed: of the class-balanced slice that they may have been made of.
     """
-    places = np.unique(np.linspace(0, len(images) - 1, SAMPLE).round().astype(np.int64))
+    places = invalid[np.unique(np.linspace(0, len(invalid) - 1, SAMPLE).round().astype(np.int64))]
     finite = images[places].isfinite().flatten(1).all(1).numpy()
     broken = int((~finite).sum())
     if 2 * broken > len(places):
@@ -70,12 +80,19 @@ def likely_mistake(
             mistake="not-finite", text="the examples hold NaN or infinite values", explains=broken, tried=len(places)
         )
     kept = places[finite]
+    reached = distance[invalid]
     case = _Case(
         adv=images[kept], x=data.batch(indices[kept]), places=kept, indices=indices, data=data, threat=threat,
-        seed=slice_seed,
+        seed=slice_seed, distances=reached[np.isfinite(reached)],
     )  # fmt: skip
-    tries = (_unchanged, _just_outside, _other_values, _other_axes, _other_order, _other_scale, _other_eps)
+    tries = (_just_outside, _other_values, _other_axes, _other_order, _other_scale, _other_eps)
     return next((found for attempt in tries if (found := attempt(case)) is not None), None)
+
+
+def unchanged(count: int) -> Likely:
+    """All examples are clean images."""
+    text = "the examples are the clean images themselves; submit what the attack made"
+    return Likely(mistake=UNCHANGED, text=text, explains=count, tried=count)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +101,7 @@ class _Case:
 
     Args:
         adv, x: (m, c, h, w). places: (m,) of the examples in the file. indices: (n,) of all examples' images in data.
+        distances: of all invalid examples from their images, in the threat's norm.
     """
 
     adv: Tensor
@@ -93,6 +111,7 @@ class _Case:
     data: Dataset
     threat: Threat
     seed: int
+    distances: np.ndarray
 
     @cached_property
     def apart(self) -> float:
@@ -104,7 +123,8 @@ class _Case:
 
     def near(self, adv: Tensor, x: Tensor, room: float = 1.0) -> Tensor:
         """Which examples may have been made of which images, (m,) bool: in the box and the threat, with a little room."""
-        boxed = ((adv >= -0.02) & (adv <= 1.02)).flatten(1).all(1)
+        margin = 0.02 * room
+        boxed = ((adv >= -margin) & (adv <= 1 + margin)).flatten(1).all(1)
         delta = (adv.clamp(0, 1).double() - x.double()).abs()
         if self.threat.eps is None:
             return boxed & (delta.flatten(1).norm(dim=1) <= self.apart)
@@ -140,32 +160,24 @@ class _Case:
 # -- the examples of the right images ---------------------------------------------------------------------------------
 
 
-def _unchanged(case: _Case) -> Likely | None:
-    same = (case.adv == case.x).flatten(1).all(1)
-    if not bool(same.all()):
-        return None
-    return case.explained(
-        same, "clean-images", "the examples are the clean images themselves; submit what the attack made"
-    )
-
-
 def _just_outside(case: _Case) -> Likely | None:
     """Rounding after the attack: to 8 bits, to a half-precision float, or not clipped to [0, 1]."""
     threat = case.threat
     over = torch.maximum(case.adv - 1, -case.adv).flatten(1).amax(1)
     if threat.eps is None or threat.norm == "L0":
-        near = (over <= 0.01) & case.near(case.adv, case.x)
+        slack, near = 0.0, (over <= 0.01) & case.near(case.adv, case.x)
     else:
         step = torch.full_like(case.x[:1].double(), 1 / 255)
         slack = max(float(threat.geometry.distance(step)), 0.02 * threat.eps)
         near = (over <= 0.01) & (threat.distance(case.adv, case.x) <= threat.eps + slack)
     if not bool(near.any()):
         return None
-    adv, x = case.adv[near], case.x[near]
-    distance, most = float(threat.distance(adv, x).max()), float(over[near].max())
-    if threat.eps is None or distance <= threat.eps:
+    adv, most = case.adv[near], float(over[near].max())
+    inside = threat.eps is None or bool(threat.contains(adv, case.x[near]).all())
+    if threat.eps is None or inside:
         return case.explained(near, "not-clipped", f"the examples leave [0, 1] by up to {most:.2g}; clip them")
     how, mistake = _rounding(adv)
+    distance = float(case.distances[case.distances <= threat.eps + slack].max())
     text = (
         f"the examples are {how}, which puts them up to {distance - threat.eps:.2g} outside the ball; round towards the"
         f" clean image, or judge them under {threat.norm}:{_up(distance)}"
@@ -176,10 +188,10 @@ def _just_outside(case: _Case) -> Likely | None:
 def _rounding(adv: Tensor) -> tuple[str, str]:
     if bool(((adv * 255 - (adv * 255).round()).abs() < 1e-3).all()):
         return "rounded to 8 bits", "rounded"
+    if torch.equal(adv, adv.bfloat16().float()):  # above 6e-5 these are float16 numbers too
+        return "rounded to bfloat16", "half-precision"
     if torch.equal(adv, adv.half().float()):
         return "rounded to float16", "half-precision"
-    if torch.equal(adv, adv.bfloat16().float()):
-        return "rounded to bfloat16", "half-precision"
     return "not projected into the ball after the last step", "dust"
 
 
@@ -196,7 +208,7 @@ def _other_eps(case: _Case) -> Likely | None:
     near &= inside & ((case.adv - case.x).double().flatten(1).norm(dim=1) <= 2 * case.apart)
     if case.threat.eps is None or not bool(near.any()):
         return None
-    most = float(case.threat.distance(case.adv[near], case.x[near]).max())
+    most = float(case.distances.max())
     text = (
         f"the examples are of the right images, but up to {most:.4g} away from them; they would be inside"
         f" {case.threat.norm}:{_up(most)}"
@@ -213,12 +225,12 @@ def _values(case: _Case) -> Iterator[tuple[str, str, Change]]:
     pixels = case.x.transpose(0, 1).flatten(1)
     own = (tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).tolist()))
     known = [one for one in CONSTANTS if len(one[1]) in (1, channels) and (len(one[1]) > 1 or channels == 1)]
-    yield "perturbation", "these are the perturbations alone; submit x + perturbation", lambda adv, x: x + adv
-    grey = "these are the perturbations around grey, 0.5; submit x + perturbation"
-    yield "perturbation", grey, lambda adv, x: x + adv - 0.5
     yield "range", "the examples are in [-1, 1]; submit (x_adv + 1) / 2", lambda adv, _: adv / 2 + 0.5
     yield "range", "the examples are in 0 to 255; divide them by 255", lambda adv, _: adv / 255
     yield "range", "the examples were divided by 255 twice; multiply them by 255", lambda adv, _: adv * 255
+    yield "perturbation", "these are the perturbations alone; submit x + perturbation", lambda adv, x: x + adv
+    grey = "these are the perturbations around grey, 0.5; submit x + perturbation"
+    yield "perturbation", grey, lambda adv, x: x + adv - 0.5
     for whose, mean, std in (*known, ("the mean and std of the data", *own)):
         m, s = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
         text = f"the examples are normalised by {whose}; submit x_adv * std + mean, pixels in [0, 1]"
@@ -272,7 +284,7 @@ def _other_scale(case: _Case) -> Likely | None:
     offset = adv.mean(1) - slope * x.mean(1)
     a, b = (part.float().view(1, -1, 1, 1) for part in (slope, offset))
     told = " and ".join(
-        f"{m:.3g} x {'+' if n >= 0 else '-'} {abs(n):.3g}" for m, n in zip(slope.tolist(), offset.tolist(), strict=True)
+        f"{m:.2g} x {'+' if n >= 0 else '-'} {abs(n):.2g}" for m, n in zip(slope.tolist(), offset.tolist(), strict=True)
     )
     text = f"the examples have another scale, about {told}; submit pixels in [0, 1]"
     return case.explained(case.near((case.adv - b) / a, case.x, room=8), "scale", text)

@@ -219,6 +219,8 @@ def _array_of(value: Any, shape: Shape | None) -> np.ndarray | None:
     if isinstance(value, (list, tuple)) and value and all(isinstance(part, (Tensor, np.ndarray)) for part in value):
         parts = [_array_of(part, None) for part in value]
         arrays = [part for part in parts if part is not None]
+        if len({part.ndim for part in arrays}) > 1:
+            return None
         single = shape is not None and arrays[0].shape in (shape, (*shape[1:], shape[0]))
         return np.stack(arrays) if single or arrays[0].ndim == 0 else np.concatenate(arrays)
     if isinstance(value, (list, tuple)) and value and all(type(part) is int for part in value):

@@ -25,7 +25,7 @@ from robustbench_lite.objectives import Goal
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.rows import concat
 from robustbench_lite.run.dataset import tell
-from robustbench_lite.run.mistakes import Likely, likely_mistake
+from robustbench_lite.run.mistakes import UNCHANGED, Likely, likely_mistake, unchanged
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
@@ -88,8 +88,8 @@ class Verified:
     @property
     def verified(self) -> bool:
         """Whether enough was judged for a robust accuracy, and of something else than clean images."""
-        unchanged = self.likely is not None and self.likely.mistake == "clean-images"
-        return self.judged > 0 and self.could - self.judged <= INVALID * self.could and not unchanged
+        unattacked = self.likely is not None and self.likely.mistake == UNCHANGED
+        return self.judged > 0 and self.could - self.judged <= INVALID * self.could and not unattacked
 
     @property
     def robust(self) -> float | None:
@@ -200,13 +200,15 @@ def verify(
 
 def _likely(samples: pd.DataFrame, submission: Submission, data: Dataset, threat: Threat, plan: Plan) -> Likely | None:
     """The mistake that explains the invalid examples, looked for where there are many, or where no example differs."""
-    counted = samples[samples["fate"] != "clean-wrong"]
-    invalid = ~counted["fate"].isin((BROKEN, NOT_BROKEN))
-    unchanged = bool((samples["distance"] == 0).all())
-    if not unchanged and invalid.sum() <= _ODD * len(counted):
+    counts = (samples["fate"] != "clean-wrong").to_numpy()
+    invalid = np.flatnonzero(counts & ~samples["fate"].isin((BROKEN, NOT_BROKEN)).to_numpy())
+    distance = samples["distance"].to_numpy(dtype=np.float64)
+    if bool((distance == 0).all()):
+        return unchanged(len(samples))
+    if len(invalid) <= _ODD * counts.sum():
         return None
     indices = samples["index"].to_numpy(dtype=np.int64)
-    return likely_mistake(submission.images, indices, data, threat, slice_seed=plan.slice_seed)
+    return likely_mistake(submission.images, indices, invalid, distance, data, threat, slice_seed=plan.slice_seed)
 
 
 def _threat(text: str) -> Threat:
