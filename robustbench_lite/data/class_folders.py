@@ -109,9 +109,8 @@ def _in_order(names: list[str], source: str) -> Numbered:
 def _of_imagenet(placed: dict[str, int], count: int, source: str) -> Numbered:
     shown = ", ".join(f"{name} {place}" for name, place in list(placed.items())[:_SHOWN])
     more = ", …" if len(placed) > _SHOWN else ""
-    other = (
-        f"; ;classes={len(placed)} would number them 0 to {len(placed) - 1}" if len(placed) not in (1, count) else ""
-    )
+    many = len(placed) not in (1, count)
+    other = f" (;classes={len(placed)} numbers them 0 to {len(placed) - 1})" if many else ""
     return Numbered(
         labels=placed,
         classes=count,

@@ -229,10 +229,8 @@ def _same_classes(numbered: Mapping[str, Numbered], spec: str) -> None:
     if len(numbered) < 2:
         return
     test, train = numbered["test"], numbered["train"]
-    if (test.class_names is None) != (train.class_names is None) or (
-        test.class_names is not None and test.labels.keys() != train.labels.keys()
-    ):
-        odd = sorted(test.labels.keys() ^ train.labels.keys())
+    if test.class_names != train.class_names:
+        odd = sorted(set(test.class_names or ()) ^ set(train.class_names or ()))
         raise UserError(f"{spec}: the classes for testing and training differ ({', '.join(odd[:3])})")
 
 
@@ -335,17 +333,19 @@ def _notes(
     what: str, listing: Listing, scanned: Scanned, images: FileImages, values: Values, crop: Crop | None
 ) -> tuple[str, ...]:
     c, h, w = images.shape
-    converted = [
-        f"{count:,} {_WORDS.get(name, name).format(background=_on(images.conversion))}"
-        for name, count in scanned.counts().items()
-    ]
-    first = f"{len(images):,} images {c}x{h}x{w}" + (f": {', '.join(converted)}" if converted else "")
+    words = {name: text.format(background=_on(images.conversion)) for name, text in _WORDS.items()}
+    converted = ", ".join(f"{count:,} {words.get(name, name)}" for name, count in scanned.counts().items())
     looked = min(len(images), _LOOKED_AT)
-    spread = "" if looked == len(images) else f" ({looked} of them looked at)"
-    told = [first, f"levels {values}{spread}{odd_scale(values)}", listing.numbered.how, *listing.skipped]
+    spread = "" if looked == len(images) else f" ({looked} looked at)"
+    told = [
+        f"{len(images):,} images {c}x{h}x{w}{f': {converted}' if converted else ''}; levels {values}{spread}"
+        f"{odd_scale(values)}"
+    ]
     if crop is not None and crop.source:
-        told.insert(1, f"{crop.source} {_crop_words(crop.resize, crop.size, crop.interpolation)}, so they are")
-    return (f"{parse_source(what).name}: {'; '.join(part for part in told if part)}",)
+        told.append(f"{crop.source} {_crop_words(crop.resize, crop.size, crop.interpolation)}: the images are so")
+    told += [part for part in (listing.numbered.how, *listing.skipped) if part]
+    name = parse_source(what).name
+    return tuple(f"{name}: {text}" for text in told)
 
 
 def _on(conversion: Conversion) -> str:

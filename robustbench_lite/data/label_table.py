@@ -80,7 +80,7 @@ def number_table(table: Table, *, classes: int | None, expected: Expected, train
     if len(values) == len(written):
         return _whole_numbers(values, table, classes, expected, trained)
     odd = next(text for text in written if text not in values)
-    if values or not odd:
+    if values or not odd or _is_number(odd):
         accepted = "whole numbers from 0" if classes is None else f"0 to {classes - 1}"
         raise UserError(
             f"{table.path} has the label {odd[:_SHOWN]!r}; accepted: {accepted}, or a class name in every row"
@@ -107,6 +107,14 @@ def _whole_numbers(
     head = expected.head if classes is None else None
     count = classes or (head[1] if head is not None and head[1] >= reached else reached)
     return Numbered(labels=values, classes=count, class_names=None, how="", told=head is not None and count != reached)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(text: str) -> int | None:

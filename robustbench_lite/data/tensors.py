@@ -8,6 +8,9 @@ from robustbench_lite.data.checks import check_labels, check_pixels, class_count
 from robustbench_lite.data.values import check_values, values_of
 from robustbench_lite.errors import UserError
 
+#: more channels than this are no channels, where the last axis could be them
+_CHANNELS = 4
+
 
 def from_tensors(
     x: Tensor | np.ndarray, y: Tensor | np.ndarray, *, num_classes: int | None = None, name: str = "tensors"
@@ -18,14 +21,18 @@ def from_tensors(
         UserError: another shape, type or range, pixels of another scale than their type says, or labels that are not classes.
     """
     pixels, labels = _array(x), _array(y)
-    if pixels.ndim != 4:
-        raise UserError(f"x has shape {pixels.shape}; accepted: (n, channels, height, width)")
+    if pixels.ndim != 4 or (pixels.shape[1] > _CHANNELS and pixels.shape[3] in (1, 3)):
+        raise UserError(f"x has shape {pixels.shape}; accepted: (n, channels, height, width){_cure(pixels.ndim)}")
     pixels = check_pixels(pixels, name)
     check_values(values_of(pixels), name, floats=pixels.dtype != np.uint8, option=False)
     labels = check_labels(labels, len(pixels), name, num_classes)
     images = ArrayImages(pixels)
     count = class_count(num_classes, labels, name)
     return Dataset(name=name, images=images, labels=labels, num_classes=count, shape=images.shape)
+
+
+def _cure(dimensions: int) -> str:
+    return {3: "; give x[:, None]", 4: "; give x.transpose(0, 3, 1, 2), or x.permute of a tensor"}.get(dimensions, "")
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:

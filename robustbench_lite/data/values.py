@@ -93,7 +93,9 @@ def _cure(high: float, floats: bool, option: bool) -> str:
         white = fraction_text(round(high * 255) / 255) if floats and round(high * 255) else f"{high:g}"
         usual = "1" if floats else "255"
         return f"say ;scale={white} if that is white, or ;scale={usual} if the images are so dark"
-    return "give x divided by what is white" if not floats else "give x multiplied by what it lacks"
+    if floats:
+        return f"give x * {1 / (max(1, round(high * 255)) / 255):.4g}"
+    return f"give x / {high:g}, as float"
 
 
 def odd_scale(values: Values) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,26 @@ def _numpy_file(path: Path) -> Held:
         if isinstance(content, np.ndarray):
             return {IMAGES[0]: content}, []
         with content:
-            # what is no array in such a file comes as bytes
-            return {key: np.asarray(content[key]) for key in content.files}, content.files
+            return _arrays(content), content.files
     except Exception as error:  # zip, zlib and numpy's header parser each fail in their own way on damaged bytes
         if "pickle" in str(error).lower():
             why = "contains Python objects (a pickle), which could run code; accepted: arrays of numbers"
             raise UserError(f"{str(path)!r} {why}") from error
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{str(path)!r} is damaged or no such file ({type(error).__name__}: {why})") from error
+
+
+def _arrays(content: Any) -> Arrays:
+    """The arrays of an .npz that may be meant: all of them only where none has a name that is sure."""
+    sure = any(key in SURE for key in content.files)
+    found: Arrays = {}
+    for key in content.files:
+        if key in _KNOWN:
+            found[key] = np.asarray(content[key])  # what is no array in such a file comes as bytes
+        elif not sure:
+            with suppress(ValueError):  # Python objects, which nobody asks for
+                found[key] = np.asarray(content[key])
+    return found
 
 
 def _torch_file(path: Path, shape: Shape) -> Held:
@@ -137,11 +149,11 @@ def _torch_file(path: Path, shape: Shape) -> Held:
         ) from error
     try:
         return _opened(content, shape, path)
+    except RecursionError as error:
+        raise UserError(f"{str(path)!r} holds tables or lists in each other without end") from error
     except (TypeError, RuntimeError, ValueError) as error:  # sparse, quantised, without storage, of different shapes
         why = next(iter(str(error).splitlines()), "")[:200]
         raise UserError(f"{str(path)!r} holds tensors that are no plain arrays: {why}") from error
-    except RecursionError as error:
-        raise UserError(f"{str(path)!r} holds lists in lists without end") from error
 
 
 @contextmanager

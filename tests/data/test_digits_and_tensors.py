@@ -60,7 +60,15 @@ GOOD = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
 @pytest.mark.parametrize(
     "x, y, message",
     [
-        (torch.rand(3, 2, 2), GOOD[1], r"x has shape \(3, 2, 2\); accepted: \(n, channels, height, width\)"),
+        (
+            torch.rand(3, 2, 2),
+            GOOD[1],
+            r"x has shape \(3, 2, 2\); accepted: \(n, channels, height, width\); give x\[:, None\]",
+        ),
+        (torch.rand(3, 8, 8, 3), GOOD[1], r"x has shape \(3, 8, 8, 3\); accepted: .*; give x.transpose\(0, 3, 1, 2\)"),
+        (torch.rand(3, 1, 8, 8) / 255, GOOD[1], r"largest value is 0.003.*divided by 255 twice; give x \* 255"),
+        ((torch.rand(3, 1, 8, 8) * 16).round().byte(), GOOD[1], "white is 255, but .*; give x / 16, as float"),
+        ((torch.rand(3, 1, 8, 8) > 0.5).byte(), GOOD[1], "masks of 0 and 1.*; give x / 1, as float"),
         (torch.rand(0, 1, 2, 2), GOOD[1][:0], "there are no images"),
         (GOOD[0] * 255, GOOD[1], "accepted: uint8, or float in .0, 1."),
         (GOOD[0] - 1, GOOD[1], "the images range from -"),
