@@ -295,9 +295,11 @@ def _recipe(scanned: Scanned, expected: Expected, asked: Interpolation | None, w
 
 
 def _way(name: str, model: str) -> Interpolation:
-    if name == "bilinear" or name == "bicubic":
-        return name
-    raise UserError(f"{model} wants {name} interpolation; accepted: bilinear, bicubic; say ;size= and ;interpolation=")
+    known: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
+    if name not in known:
+        wanted = "accepted: bilinear, bicubic; say ;size= and ;interpolation="
+        raise UserError(f"{model} wants {name} interpolation; {wanted}")
+    return known[name]
 
 
 def _prepared(scanned: Scanned, expected: Expected) -> bool:

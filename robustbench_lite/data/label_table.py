@@ -83,11 +83,11 @@ def number_table(table: Table, *, classes: int | None, expected: Expected, train
     if values or not odd or _is_number(odd):
         accepted = "whole numbers from 0" if classes is None else f"0 to {classes - 1}"
         raise UserError(
-            f"{table.path} has the label {odd[:_SHOWN]!r}; accepted: {accepted}, or a class name in every row"
+            f"{table.path} has the label {_short(odd)!r}; accepted: {accepted}, or a class name in every row"
         )
     if classes is not None and len(written) > classes:
         raise UserError(
-            f"{table.path} has the label {odd[:_SHOWN]!r}; accepted: 0 to {classes - 1}, or {classes} names"
+            f"{table.path} has the label {_short(odd)!r}; accepted: 0 to {classes - 1}, or {classes} names"
         )
     every = sorted({*written, *(trained or ())})
     return class_folders.number(
@@ -204,7 +204,7 @@ def _file(text: str, place: Path) -> Path | None:
 
 
 def _missing(missing: Sequence[str], place: Path) -> str:
-    shown = ", ".join(text[:_SHOWN] for text in missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+    shown = ", ".join(_short(text) for text in missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
     try:
         guess = get_close_matches(missing[0], [file.name for file in place.iterdir()], n=1)
     except OSError:
@@ -215,4 +215,8 @@ def _missing(missing: Sequence[str], place: Path) -> str:
 
 
 def _listed(cells: Sequence[str]) -> str:
-    return ", ".join(cell.strip()[:_SHOWN] for cell in cells[:10])
+    return ", ".join(_short(cell) for cell in cells[:10])
+
+
+def _short(cell: str) -> str:
+    return " ".join(cell.split())[:_SHOWN]
