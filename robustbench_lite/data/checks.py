@@ -65,7 +65,7 @@ def check_pixels(x: np.ndarray, what: str, *, scale: float | None = None, option
 def _type_hint(x: np.ndarray, option: bool) -> str:
     if x.dtype.kind not in "iub" or not option:
         return ""
-    return f"; say ;scale={1 if x.dtype.kind == 'b' else _usual_white(float(x.max())):g} if that is white"
+    return f"; say ;scale={1 if x.dtype.kind == 'b' else usual_white(float(x.max())):g} if that is white"
 
 
 def _range_hint(low: float, high: float, scale: float | None, option: bool) -> str:
@@ -74,15 +74,15 @@ def _range_hint(low: float, high: float, scale: float | None, option: bool) -> s
     accepted = "accepted: uint8, or float in [0, 1]"
     if low >= 0 and 1 < high < float("inf"):
         cure = "divide by 255 or store uint8" if high <= 255 else "divide by what is white"
-        return f"{accepted}; {cure}{f', or say ;scale={_usual_white(high):g}' if option else ''}"
+        return f"{accepted}; {cure}{f', or say ;scale={usual_white(high):g}' if option else ''}"
     if low < 0 and max(-low, high) < 10:
         return f"{accepted}; if they are normalised, give x * std + mean, and normalise inside the model"
     return accepted
 
 
-def _usual_white(high: float) -> float:
+def usual_white(high: float) -> float:
     """What is white where the largest value is this: the next usual one."""
-    return next((white for white in (1, 16, 100, 255, 1023, 4095, 65535) if high <= white), high)
+    return next((white for white in (1, 16, 100, 255, 1023, 4095, 16383, 65535) if high <= white), high)
 
 
 def class_count(classes: int | None, labels: np.ndarray, what: str) -> int:

@@ -66,7 +66,7 @@ class Header:
 #: files as they are usually read
 USUAL = Conversion()
 #: what may be done to an image, in the order in which it is told
-TREATMENTS = ("palette", "1 bit", "16 bits", "CMYK", "YCbCr", "alpha", "turned", "frames")
+TREATMENTS = ("palette", "1 bit", "16 bits", "16 bits in colour", "CMYK", "YCbCr", "alpha", "turned", "frames")
 
 
 class UnreadableError(UserError):
@@ -177,7 +177,8 @@ def _treated(image: "Image", turn: int) -> tuple[str, ...]:
     found = {
         "palette": image.mode in ("P", "PA"),
         "1 bit": image.mode == "1",
-        "16 bits": _is_deep_grey(image) or ";16" in _raw(image),
+        "16 bits": _is_deep_grey(image),
+        "16 bits in colour": ";16" in _raw(image) and not _is_deep_grey(image),
         "CMYK": image.mode == "CMYK",
         "YCbCr": image.mode == "YCbCr",
         "alpha": image.mode in _ALPHA or "transparency" in image.info,

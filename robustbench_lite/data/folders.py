@@ -9,21 +9,27 @@ import numpy as np
 
 from robustbench_lite.data import class_folders, imagenet_names
 from robustbench_lite.data.base import Dataset, Split
+from robustbench_lite.data.checks import usual_white
 from robustbench_lite.data.class_folders import Numbered
+from robustbench_lite.data.crops import Crop, model_crop
 from robustbench_lite.data.decoding import Background, Conversion, Interpolation
 from robustbench_lite.data.expected import NOTHING, Expected
 from robustbench_lite.data.files import FileImages, Scanned, Skipped, hidden, image_files, scan
 from robustbench_lite.data.label_table import Table, number_table, read_table
-from robustbench_lite.data.values import Values, check_values, odd_scale, values_of
+from robustbench_lite.data.places import is_dir, is_file, shown
+from robustbench_lite.data.values import FEW_LEVELS, Values, check_values, odd_scale, values_of
 from robustbench_lite.errors import UserError
 from robustbench_lite.specs import Spec, parse_source
 
 _PARTS = {"train", "test", "val", "valid", "validation"}
 #: images that are decoded to see in what range their pixels are
 _LOOKED_AT = 16
+#: what is white in images of 16 bits
+_DEEP_WHITE = 65535
 #: what is told of what is converted, where a word is not enough
 _WORDS = {
     "16 bits": "of 16 bits, as 8",
+    "16 bits in colour": "of 16 bits in colour, of which the upper 8 are read",
     "alpha": "with an alpha channel, on {background}",
     "turned": "turned by EXIF",
     "frames": "with several frames, of which the first is taken",
@@ -38,26 +44,6 @@ class Listing:
     labels: tuple[int, ...]
     numbered: Numbered
     skipped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """How images get one size: the shorter side is resized, and the centre cropped.
-
-    Args:
-        source: the model whose preprocessing it is; empty where the user says it.
-    """
-
-    size: int
-    resize: int
-    interpolation: Interpolation
-    source: str = ""
-
-    def options(self) -> dict[str, str]:
-        """As a user writes it."""
-        found = {"size": str(self.size)}
-        found |= {"resize": str(self.resize)} if self.resize != self.size else {}
-        return found | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
 
 
 def load(
@@ -150,7 +136,7 @@ def _read(
     """The listed files as a dataset, its name with the crop that a model's preprocessing decides."""
     scanned = scan(listing.files, conversion)
     given = crop
-    crop = crop or _recipe(scanned, expected, asked, what)
+    crop = crop or model_crop(scanned, expected, asked, what)
     depth = channels or (1 if scanned.grey else 3)
     h, w = scanned.common_size() if crop is None else (crop.size, crop.size)
     images = FileImages(
@@ -206,9 +192,9 @@ def _numbered(
 
 
 def _class_folders(place: Path, classes: int | None) -> list[str]:
-    if not place.is_dir():
-        what = f"{place} is a file; accepted: a folder" if place.exists() else f"there is no folder {place}"
-        raise UserError(what)
+    if not is_dir(place):
+        what = "is a file; accepted: a folder" if is_file(place) else ""
+        raise UserError(f"{shown(place)} {what}" if what else f"there is no folder {shown(place)}")
     try:
         folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not hidden(folder.name))
     except OSError as error:
@@ -263,59 +249,6 @@ def _unnamed(place: Path, table: Table) -> tuple[str, ...]:
     return (f"{left:,} images in the folder are not in {table.path.name}, and are left out",) if left else ()
 
 
-# -- size ---------------------------------------------------------------------------------------------------------
-
-
-def _recipe(scanned: Scanned, expected: Expected, asked: Interpolation | None, what: str) -> Crop | None:
-    """The preprocessing of the models, where they have one and the images need it.
-
-    Images that have the model's size already were prepared for it. Smaller ones of one size may be what a network of the
-    user's own weights was trained on; only the hub's own weights are sure to want theirs.
-
-    Raises:
-        UserError: the models want different ones.
-    """
-    wanted: dict[tuple[int, int, str], str] = {}
-    for model, recipe in expected.recipes.items():
-        wanted.setdefault((recipe.resize, recipe.size, recipe.interpolation), model)
-    if not wanted:
-        if asked is not None:
-            raise UserError(f"{what}: interpolation={asked} needs a size")
-        return None
-    if _prepared(scanned, expected):
-        return None
-    if len(wanted) > 1:
-        told = [f"{model} {_crop_words(*key)}" for key, model in wanted.items()]
-        raise UserError(
-            f"{what}: {' and '.join(told[:2])}; evaluate them one by one, or say one size for all, such as"
-            f" ;size={next(iter(wanted))[1]}"
-        )
-    ((resize, size, way), model) = next(iter(wanted.items()))
-    return Crop(size=size, resize=resize, interpolation=_way(asked or way, model), source=model)
-
-
-def _way(name: str, model: str) -> Interpolation:
-    known: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
-    if name not in known:
-        wanted = "accepted: bilinear, bicubic; say ;size= and ;interpolation="
-        raise UserError(f"{model} wants {name} interpolation; {wanted}")
-    return known[name]
-
-
-def _prepared(scanned: Scanned, expected: Expected) -> bool:
-    """Whether the images are as they should be: of one size, and that of the model, or smaller and not for the hub."""
-    if scanned.size is None:
-        return False
-    h, w = scanned.size
-    fits = all(h == w == recipe.size for recipe in expected.recipes.values())
-    small = all(min(h, w) < recipe.size for recipe in expected.recipes.values())
-    return fits or (small and not expected.own)
-
-
-def _crop_words(resize: int, size: int, interpolation: str) -> str:
-    return f"wants the shorter side resized to {resize} ({interpolation}) and the centre of {size} x {size}"
-
-
 # -- what is told -------------------------------------------------------------------------------------------------
 
 
@@ -324,11 +257,30 @@ def _values(images: FileImages, scale: float | None, what: str) -> Values:
     places = np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).round().astype(np.int64))
     pixels = images.take(places)
     values = values_of(pixels, 1.0 if scale is not None else None)
+    if scale is None and values.high <= FEW_LEVELS:
+        _check_deep(images, places, what)
     if scale is None:
         check_values(values, what, floats=False)
     elif values.low == values.high:
         check_values(values, what, floats=True)
     return values
+
+
+def _check_deep(images: FileImages, places: np.ndarray, what: str) -> None:
+    """Of 16 bits the levels are told as they are stored: 4095 where twelve are used.
+
+    Raises:
+        UserError: they are far below 65535 in all images of 16 bits.
+    """
+    deep = [place for place in places if "16 bits" in images.treated.get(images.files[place], ())]
+    if not deep:
+        return
+    whole = replace(images, conversion=replace(images.conversion, scale=_DEEP_WHITE))
+    top = round(float(whole.take(np.array(deep)).max()) * _DEEP_WHITE)
+    raise UserError(
+        f"{what}: the images have 16 bits, where white is {_DEEP_WHITE}, but their largest level is {top}; say"
+        f" ;scale={usual_white(top):g} if that is white, or ;scale={_DEEP_WHITE} if the images are so dark"
+    )
 
 
 def _notes(
@@ -344,7 +296,7 @@ def _notes(
         f"{odd_scale(values)}"
     ]
     if crop is not None and crop.source:
-        told.append(f"{crop.source} {_crop_words(crop.resize, crop.size, crop.interpolation)}: the images are so")
+        told.append(f"{crop.source} {crop}: the images are so")
     told += [part for part in (listing.numbered.how, *listing.skipped) if part]
     name = parse_source(what).name
     return tuple(f"{name}: {text}" for text in told)

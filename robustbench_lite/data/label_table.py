@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from robustbench_lite.data import class_folders
 from robustbench_lite.data.class_folders import Numbered
 from robustbench_lite.data.expected import Expected
+from robustbench_lite.data.places import shown
 from robustbench_lite.errors import UserError
 
 #: what the columns may be called, the first one first
@@ -86,9 +87,7 @@ def number_table(table: Table, *, classes: int | None, expected: Expected, train
             f"{table.path} has the label {_short(odd)!r}; accepted: {accepted}, or a class name in every row"
         )
     if classes is not None and len(written) > classes:
-        raise UserError(
-            f"{table.path} has the label {_short(odd)!r}; accepted: 0 to {classes - 1}, or {classes} names"
-        )
+        raise UserError(f"{table.path} has the label {_short(odd)!r}; accepted: 0 to {classes - 1}, or {classes} names")
     every = sorted({*written, *(trained or ())})
     return class_folders.number(
         every, classes=classes, expected=expected, trained=trained is not None, what=str(table.path), source="labels"
@@ -138,9 +137,11 @@ def _rows(path: Path) -> list[list[str]]:
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
-    except OSError as error:
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise UserError(f"cannot read the labels {path}: {why}") from error
+    except (OSError, ValueError) as error:  # a name that no file can have is no such file
+        why = (
+            str(error.strerror) if isinstance(error, (PermissionError, IsADirectoryError)) else "there is no such file"
+        )
+        raise UserError(f"cannot read the labels {shown(path)}: {why}") from error
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")

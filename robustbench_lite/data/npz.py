@@ -9,6 +9,7 @@ import numpy as np
 
 from robustbench_lite.data.base import ArrayImages, Dataset, Split
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
+from robustbench_lite.data.places import is_dir, is_file, shown
 from robustbench_lite.data.values import Values, check_values, odd_scale, values_of
 from robustbench_lite.errors import UserError
 from robustbench_lite.specs import parse_source
@@ -98,8 +99,10 @@ def _layout(x: np.ndarray, path: Path) -> Layout:
 
 
 def _array(path: Path, key: str) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    if not is_file(path):
+        raise UserError(
+            f"{shown(path)} is a folder; accepted: FILE.npz" if is_dir(path) else f"there is no file {shown(path)}"
+        )
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):

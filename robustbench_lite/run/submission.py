@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_lite.data.places import is_dir, is_file, shown
 from robustbench_lite.errors import UserError
 
 #: what people call the examples, the positions of their images in the test split, and the labels; the surest name first
@@ -60,10 +61,10 @@ def read(path: Path, shape: Shape) -> Submission:
         UserError: no such file, a damaged one, a pickle, or arrays of another shape or type.
     """
     if path.suffix.lower() not in KINDS:
-        raise UserError(f"{str(path)!r} is no file of examples; accepted: {', '.join(KINDS)}")
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise UserError(f"there is no file {str(path)!r}" if what == "is not there" else f"{str(path)!r} {what}")
+        raise UserError(f"{shown(path)!r} is no file of examples; accepted: {', '.join(KINDS)}")
+    if not is_file(path):
+        name = repr(shown(path))
+        raise UserError(f"{name} is a folder; accepted: a file" if is_dir(path) else f"there is no file {name}")
     held, names = _torch_file(path, shape) if path.suffix.lower() in (".pt", ".pth") else _numpy_file(path)
     name = _examples(held, names, shape, path)
     images = _pixels(_nchw(held[name], shape, f"{path}: {name}"), f"{path}: {name}")

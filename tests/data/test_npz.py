@@ -218,7 +218,7 @@ def test_what_is_no_npz_at_all_is_refused(tmp_path):
         ("text.npz", "contains Python objects|not a readable"),
         ("empty.npz", "not a readable .npz"),
         ("none.npz", "there is no file"),
-        ("", "there is no file"),
+        ("", "is a folder; accepted: FILE.npz"),
     ]:
         with pytest.raises(UserError, match=message):
             data.load(f"npz:{tmp_path / name}")

@@ -1,6 +1,6 @@
 """Odd files of images, labels and examples, by the thousand: each is read, or refused in a sentence; none ends in a traceback.
 
-python tests/data/odd_files.py [COUNT [FIRST_SEED]]
+python tests/odd_files.py [COUNT [FIRST_SEED]]
 """
 
 import io
