@@ -85,7 +85,10 @@ def likely_mistake(
         adv=images[kept], x=data.batch(indices[kept]), places=kept, indices=indices, data=data, threat=threat,
         seed=slice_seed, distances=reached[np.isfinite(reached)],
     )  # fmt: skip
-    tries = (_just_outside, _other_values, _other_axes, _other_order, _other_scale, _other_eps)
+    tries = (
+        *(_just_outside, _other_values, _other_axes, _other_order, _other_eps),
+        *(_other_order_and_look, _other_scale),
+    )
     return next((found for attempt in tries if (found := attempt(case)) is not None), None)
 
 
@@ -282,6 +285,8 @@ def _other_scale(case: _Case) -> Likely | None:
     if not bool(((alike > 0.7) & (slope > 1e-4)).all()):
         return None
     offset = adv.mean(1) - slope * x.mean(1)
+    if bool(((slope - 1).abs() < 0.05).all()) and bool((offset.abs() < 0.02).all()):
+        return None
     a, b = (part.float().view(1, -1, 1, 1) for part in (slope, offset))
     told = " and ".join(
         f"{m:.2g} x {'+' if n >= 0 else '-'} {abs(n):.2g}" for m, n in zip(slope.tolist(), offset.tolist(), strict=True)
@@ -294,9 +299,17 @@ def _other_scale(case: _Case) -> Likely | None:
 
 
 def _other_order(case: _Case) -> Likely | None:
-    """The examples of other images than was said; alone, or together with another representation."""
-    itself: tuple[str, str, Change] = ("", "", lambda adv, _: adv)
-    ways = [itself, *(way for way in (*_values(case), *_axes(case)) if way[0] != "perturbation")]
+    """The examples of other images than was said."""
+    return _moved(case, [("", "", lambda adv, _: adv)])
+
+
+def _other_order_and_look(case: _Case) -> Likely | None:
+    """The same together with another representation."""
+    return _moved(case, [way for way in (*_values(case), *_axes(case)) if way[0] != "perturbation"])
+
+
+def _moved(case: _Case, ways: list[tuple[str, str, Change]]) -> Likely | None:
+    """The examples of other images, after each of these changes; all are looked up in one pass over the clean images."""
     changed = [undo(case.adv, case.x) for _, _, undo in ways]
     found = case.nearest(torch.cat(changed)).reshape(len(ways), -1)
     claimed = case.indices[case.places]
