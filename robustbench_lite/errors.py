@@ -9,6 +9,10 @@ from difflib import get_close_matches
 
 #: the most names that a sentence lists
 _SHOWN = 30
+#: the most characters of somebody else's text that a message repeats
+ECHO = 200
+#: lines of C++ stacks in torch's messages
+_STACK = ("frame #", "Exception raised from", "C++ CapturedTraceback")
 
 
 class UserError(Exception):
@@ -19,8 +23,32 @@ class PluginError(Exception):
     """A plugin broke one of the laws that it is held to (see `robustbench_lite.testing`)."""
 
 
+class ModelError(RuntimeError):
+    """Code that is not ours (a user's model, a plugin, a reader of data) raised; see `guard.calling`."""
+
+
 class CapabilityError(Exception):
     """An attack asked its oracle for more than it declared in `needs`."""
+
+
+def cause_of(error: BaseException) -> str:
+    """The type of an exception and what it says, in one line that is never empty.
+
+    Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's): there the cause stands
+    at the end. What C++ adds of its own stack is left out.
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_STACK)]
+    name = type(error).__name__
+    if not lines:
+        return name
+    line = lines[-1] if any("Traceback" in one for one in lines) else lines[0]
+    return cut(line if line.startswith(f"{name}:") else f"{name}: {line}")
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning where it is longer than `ECHO` characters."""
+    return text if len(text) <= ECHO else f"{text[: ECHO - 1]}…"
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str | None:

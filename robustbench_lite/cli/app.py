@@ -28,7 +28,7 @@ from robustbench_lite.cli import (
 )
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.stopping import STOPPED
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError, cause_of
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -90,8 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
         sys.stdout.flush()
-    except UserError as error:
+    except (UserError, ModelError) as error:
         complain(str(error))
+        return MISTAKE
+    except (MemoryError, RuntimeError) as error:
+        if (
+            not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError"
+        ):  # torch's, which is not loaded
+            raise
+        complain(f"out of memory: {cause_of(error)}")
         return MISTAKE
     except _ClickError as error:
         complain(_sentence(error))

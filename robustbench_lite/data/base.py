@@ -1,6 +1,5 @@
 """A labelled set of images, kept as it is stored; a batch becomes float32 in [0, 1] only when it is asked for."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from robustbench_lite import hashing
+from robustbench_lite.hashing import Hasher
 
 Split = Literal["train", "test"]
 Indices = Sequence[int] | np.ndarray
@@ -25,7 +27,7 @@ class Images(Protocol):
         """The images at these positions, (m, c, h, w), uint8 or float32 in [0, 1]."""
         ...
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash what the images are."""
         ...
 
@@ -78,7 +80,7 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        state = hashlib.blake2b(digest_size=16)
+        state = hashing.new()
         state.update(repr((self.shape, self.num_classes, len(self))).encode())
         state.update(np.ascontiguousarray(self.labels).tobytes())
         self.images.feed(state)
@@ -105,7 +107,7 @@ class ArrayImages:
         """The images at these positions, (m, c, h, w)."""
         return self._nchw(self.array[indices])
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash type and pixels, in blocks so that no second copy of everything is made."""
         state.update(self.array.dtype.str.encode())
         for begin in range(0, len(self.array), 1024):

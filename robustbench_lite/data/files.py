@@ -1,6 +1,5 @@
 """Image files that are decoded only when a batch asks for them."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from robustbench_lite.data.decoding import TREATMENTS, USUAL, Conversion, UnreadableError, decode, header
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher, hash_file
 
 SUFFIXES = frozenset(
     (
@@ -63,7 +63,7 @@ class FileImages:
             decoded[row] = decode(self.files[index], self.shape, self.conversion, self.resize)
         return decoded
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash each file's name under `top` and its bytes, how they are cropped, and what else changes pixels.
 
         Of images that need no conversion nothing but the first two is hashed, as ever.
@@ -71,7 +71,7 @@ class FileImages:
         state.update(repr((self.shape, self.resize)).encode())
         for file in self.files:
             state.update(os.fsencode(file.relative_to(self.top).as_posix()) + b"\0")
-            state.update(hashlib.blake2b(file.read_bytes()).digest())
+            state.update(bytes.fromhex(hash_file(file, 64)))
         for fact in self._facts():
             state.update(repr(fact).encode())
 

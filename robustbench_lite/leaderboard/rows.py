@@ -1,6 +1,5 @@
 """From a run to rows of a leaderboard: what its records say of every system under every threat."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_json
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
     BESIDE,
@@ -240,8 +240,7 @@ def images_of(folder: Path) -> list[int]:
 
 def _slice(folder: Path) -> str:
     """Twelve letters over which images were looked at; their data's own digest is in it."""
-    text = json.dumps([data_of(folder), images_of(folder)])
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hash_json([data_of(folder), images_of(folder)], 6)
 
 
 def _plan(folder: Path) -> str:

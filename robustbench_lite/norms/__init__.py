@@ -12,6 +12,8 @@ from robustbench_lite.norms.l1 import L1
 from robustbench_lite.norms.l2 import L2
 from robustbench_lite.norms.linf import Linf
 
+#: told by its code in the keys of what is made of it; see `hashing.values`
+__hashed_by_code__ = True
 __all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "norm"]
 
 NORMS: dict[str, Norm] = {item.name: item for item in (Linf(), L2(), L1(), L0())}

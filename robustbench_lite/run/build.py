@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from robustbench_lite import training
-from robustbench_lite.cache import Card, content_key, load_or_train
+from robustbench_lite.cache import Card, load_or_train
 from robustbench_lite.data.parts import part
 from robustbench_lite.defense import Defense, Workshop
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import source_digest
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_plugin
 from robustbench_lite.run.subject import fits
 from robustbench_lite.system import System
 from robustbench_lite.zoo import LoadedModel, Normalized
@@ -118,7 +119,7 @@ def _trained(
         told = {**about(source, system), "defense": _text(trainer), "seed": workshop.seed, **made[0].notes}
         return told if _only_weights_changed(system, made[0]) else None
 
-    key = content_key(_facts(system, trainer, workshop, recipe))
+    key = hash_json(_facts(system, trainer, workshop, recipe))
     card = load_or_train(key, system.model, train, fresh=not cached)
     if made or card is None:
         ready = made[0]
@@ -160,7 +161,7 @@ def _facts(system: System, trainer: Defense | None, workshop: Workshop, recipe: 
         "weights": system.digest,
         "data": workshop.train.digest(),
         "recipe": asdict(recipe),
-        "defense": None if trainer is None else [source_digest(type(trainer)), trainer.recipe(workshop)],
+        "defense": None if trainer is None else [hash_plugin(trainer)[0], trainer.recipe(workshop)],
         "seed": workshop.seed,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -73,7 +73,7 @@ def computed(cell: Cell, key: str, todo: Tensor, records: Records, clocks: dict[
     alive, stages = todo[~cell.idle[todo] & ~out], list[Attack]()
     try:
         stages = _prepared(replace(cell, subject=cell.hunted), key, records) if len(alive) else []
-    except Exception:  # what needs no attack is known all the same
+    except (Exception, SystemExit):  # what needs no attack is known all the same
         yield from (Settled(positions=rows, reason=reason) for rows, reason in settled if len(rows))
         raise
     source = stages[-1].crafted_on if stages else None

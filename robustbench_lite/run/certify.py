@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import atomic_write, content_key, writable, writing
+from robustbench_lite.cache import atomic_write, writable, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_json
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.certificates import COUNTS, certificates, certified_accuracy, summary
 from robustbench_lite.run.dataset import tell
@@ -250,7 +251,7 @@ class _Counting:
     @property
     def key(self) -> str:
         """Names the counts."""
-        return content_key(self.facts)
+        return hash_json(self.facts)
 
     def of(self, index: int) -> tuple[int, ...]:
         """The row (COUNTS) of one image."""

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attack import Attack, needs_of
+from robustbench_lite.cores import warn_if_spinning
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.guard import no_early_end, told
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
@@ -25,15 +27,18 @@ from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.exact import steady_threads
+from robustbench_lite.run.folder_claim import claimed
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.probes import probe_subject
+from robustbench_lite.run.probes import PROBES, probe_subject
 from robustbench_lite.run.reconstruction import Mirror
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
-from robustbench_lite.run.trial import clock_of, smaller, trial
+from robustbench_lite.run.threads import choose_threads
+from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.system import System
 from robustbench_lite.task import task_of
@@ -165,19 +170,33 @@ def run(
 
     reporter = reporter or Silent()
     setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
-    output = Output(None if out is None else Path(out), plan, fresh=fresh)
+    folder = None if out is None else Path(out)
+    output = Output(folder, plan, fresh=fresh)
     collected = _Collected(setting=setting, output=output)
-    output.begin(setting.data, setting.indices, setting.device)
-    with setting.opened(model, reporter) as opened:
+    with (
+        claimed(folder, plan, fresh=fresh),
+        no_early_end(),
+        setting.opened(model, reporter) as opened,
+        steady_threads(
+            output.threads or choose_threads(opened.builder.networks, setting.data, setting.device)
+        ) as count,
+    ):
+        warn_if_spinning(count)
+        output.begin(setting.data, setting.indices, setting.device)
         _ = opened.shelf  # a mistake in what attacks name is told before anything runs
         if output.folder is not None and model is None and data is None and not attacks:
             compute_ahead(setting, output, jobs, reporter, fresh=fresh)
-        for built in opened.builder.systems():
-            subject = opened.subject(built)
-            own = opened.attacks(subject)
+        for model_text, defense in opened.builder.pairs():
+            try:
+                subject = opened.subject(opened.build(model_text, defense))
+                own = opened.attacks(subject)
+            except (ModelError, torch.OutOfMemoryError) as error:
+                reporter.note(f"{model_text}, {defense} failed: {told(error)}")
+                collected.fail(model_text, defense, told(error))
+                continue
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
-    return collected.result()
+        return collected.result()
 
 
 def _trial(
@@ -225,13 +244,17 @@ def _checks(
     ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
         subject, own = replace(subject.bare, shapes=subject.shapes), []
     room: Subject | None = subject
+    why = ""
     while room is not None:
         try:
             return probe_subject(room, threat, threat_text, own, needs)
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
+        except torch.OutOfMemoryError:
+            why = "out of memory"
+        except ModelError as error:
+            why = str(error)
+            break
         room = smaller(room, reporter)
-    return [checks.unchecked(name, "out of memory") for name in ("zero-gradients", "survives-unbounded-eps")]
+    return [checks.unchecked(name, why) for name in PROBES]
 
 
 @dataclass(kw_only=True)
@@ -285,12 +308,27 @@ class _Collected:
         images = {index: image for index, image in self.examples[names].items() if index in wanted}
         return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
+    def fail(self, model: str, defense: str, why: str) -> None:
+        """Keep that a system could not be built, or asked: none of its attacks has run."""
+        for threat in self.setting.threats:
+            for text, attack in self.setting.attacks.items():
+                clock = unstarted(
+                    self.setting, model, defense, f"{threat}{self.setting.plan.sees_through}", text, attack
+                )
+                self.clocks.append(self.output.clock({**clock, "failed": why}, None))
+
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
         self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = found
 
     def result(self) -> Result:
-        """Everything, written out where there is an output folder."""
+        """Everything, written out where there is an output folder.
+
+        Raises:
+            UserError: no system could be asked; why.
+        """
         filled = [frame for frame in self.frames if len(frame)]
+        if not self.frames:
+            raise UserError(str(self.clocks[0]["failed"]))
         records = pd.concat(filled, ignore_index=True) if filled else self.frames[0]
         timings = pd.DataFrame(self.clocks, columns=list(TIMINGS))
         result = Result(
@@ -317,10 +355,10 @@ class _Collected:
             return {}
         needs = dict(zip(timings["attack"], timings["needs"], strict=True))
         merged = {}
-        for system, told in checks.from_records(known(records), needs=needs).items():
+        for system, found in checks.from_records(known(records), needs=needs).items():
             probed = {one.name: one for one in self.found.get(system, [])}
-            names = {one.name for one in told}
-            merged[system] = [probed.get(one.name, one) for one in told] + [
+            names = {one.name for one in found}
+            merged[system] = [probed.get(one.name, one) for one in found] + [
                 one for one in probed.values() if one.name not in names
             ]
         return merged

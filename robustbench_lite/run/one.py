@@ -47,4 +47,4 @@ def one_system(
     threats = tuple(Threat.parse(text) for text in plan.threats)
     with steady_threads(threads_for(data, device)), borrowed(model, data, device) as given:
         builder = Builder(plan=plan, data=data, device=device, threats=threats, training=training, given=given)
-        yield next(builder.systems()).system.to(device)
+        yield builder.build(*builder.pairs()[0]).system.to(device)

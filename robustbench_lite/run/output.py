@@ -32,6 +32,7 @@ from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import NAMES, Records
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.threads import most_threads
 from robustbench_lite.run.treatment import hides, treatment
 
 #: a hidden file older than this many seconds is no longer being written by anybody
@@ -52,38 +53,47 @@ class Output:
         self._clocks: list[dict[str, Any]] = []
         self._before: dict[str, dict[str, Any]] = {}
         self._environment: dict[str, Any] = {}
+        self._slice: dict[str, Any] = {}
         if folder is not None and not fresh:
             self._before = {
                 str(row["key"]): {str(name): value for name, value in row.items()}
                 for row in _read_timings(folder).to_dict("records")
             }
 
+    @property
+    def threads(self) -> int | None:
+        """How many threads an earlier run there has chosen, if this machine has as many; its keys tell of them."""
+        found = None if self.folder is None else read_environment(self.folder).get("threads")
+        return found if type(found) is int and 1 <= found <= most_threads() else None
+
     def begin(self, data: Dataset, indices: np.ndarray, device: torch.device) -> None:
         """Write what is known before the run: the plan, the environment, the slice."""
         self._environment = environment(data, device)
         if self.folder is None:
             return
+        self._slice = {"dataset": data.name, "split": data.split, "indices": indices.tolist()}
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
-            self._text("plan.toml", self._plan.to_toml())
-            self._json("environment.json", self._environment)
-            self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
+            self._state()
 
-    def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
-        """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
+    def _state(self) -> None:
+        """What is run, where, and on which images."""
+        self._text("plan.toml", self._plan.to_toml())
+        self._json("environment.json", self._environment)
+        self._json("slice.json", self._slice)
+
+    def clock(self, clock: dict[str, Any], subject: Subject | None) -> dict[str, Any]:
+        """Add the seconds that earlier runs spent on the cell, and write the clocks so far.
+
+        Args:
+            subject: what was attacked; None where it could not be built.
+        """
         clock = self._added(clock)
         self._clocks.append(clock)
-        systems = self._environment.setdefault("systems", {})
-        system = subject.system
-        systems[f"{subject.model} | {subject.defense}"] = {
-            "digest": system.digest,
-            "parameters": system.parameters,
-            **system.notes.get("checkpoint", {}),
-            "hides": hides(system),
-            "audited": subject.adaptive or subject.defense == "none",
-            "adaptive attacks": treatment(system),
-        }
+        if subject is not None:
+            systems = self._environment.setdefault("systems", {})
+            systems[f"{subject.model} | {subject.defense}"] = _facts(subject)
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
             with writing(self.folder):
@@ -102,7 +112,7 @@ class Output:
 
     def _added(self, clock: dict[str, Any]) -> dict[str, Any]:
         """The clock with what was spent on its cell before."""
-        before = self._before.get(clock["key"])
+        before = self._before.get(clock["key"]) if clock["key"] else None
         if before is None:
             return clock
         clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
@@ -147,9 +157,11 @@ class Output:
         if self.folder is None:
             return
         with writing(self.folder):
-            self._json("environment.json", self._environment)
+            self._state()  # again: somebody may have deleted the folder meanwhile
             self._text("diagnostics.csv", result.diagnostics.to_csv(index=False))
             if len(result.records):
+                for key, rows in result.records.groupby("key", sort=False):
+                    self.records.restore(str(key), rows)
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
                 write_reconstruction(self.folder, result.reconstruction, result.panel)
@@ -168,6 +180,19 @@ class Output:
 
     def _json(self, name: str, value: Any) -> None:
         self._text(name, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    """What is told of a system beside its numbers."""
+    system = subject.system
+    return {
+        "digest": system.digest,
+        "parameters": system.parameters,
+        **system.notes.get("checkpoint", {}),
+        "hides": hides(system),
+        "audited": subject.adaptive or subject.defense == "none",
+        "adaptive attacks": treatment(system),
+    }
 
 
 def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) -> None:

@@ -1,6 +1,5 @@
 """The plan: what is evaluated, as one frozen value that prints back as TOML. No torch here."""
 
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,6 +9,7 @@ from typing import Any, get_args
 import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.hashing import hash_text
 from robustbench_lite.specs import parse_chain
 from robustbench_lite.task import CLASSIFY, task_of
 
@@ -162,7 +162,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """12 letters that name this plan."""
-        return hashlib.blake2b(self.to_toml().encode(), digest_size=6).hexdigest()
+        return hash_text(self.to_toml(), 6)
 
 
 def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:

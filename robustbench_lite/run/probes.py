@@ -197,6 +197,8 @@ ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
     "differentiates-inside": lambda subject, chosen, threat: gradient_probes.differentiates_inside(subject, chosen),
     "survives-unbounded-eps": _unbounded,
 }
+#: everything that is probed
+PROBES = ("outputs-are-probabilities", "answers-vary", *ON_CLEAN, *COMPARED)
 #: those of them that take steps in a norm
 IN_A_NORM = ("loss-stands-still", "survives-unbounded-eps")
 

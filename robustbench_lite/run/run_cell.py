@@ -9,12 +9,14 @@ import pandas as pd
 import torch
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.guard import is_memory_error, told
 from robustbench_lite.rows import concat
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
 from robustbench_lite.run.cell_rows import ended_rows, named, settled_rows
 from robustbench_lite.run.outcomes import Outcome
 from robustbench_lite.run.records import Records
+from robustbench_lite.run.verdict import FAILED, REASONS
 
 _FLUSH_SECONDS = 2.0
 
@@ -35,7 +37,17 @@ class Ran:
     stages: dict[str, float] = field(default_factory=dict)
 
 
-def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], held: Collection[int] = ()) -> Ran:
+def _nobody(text: str) -> None:
+    """Who is told nothing."""
+
+
+def run_cell(
+    cell: Cell,
+    records: Records,
+    advance: Callable[[int, int], None],
+    held: Collection[int] = (),
+    note: Callable[[str], None] = _nobody,
+) -> Ran:
     """Compute what is missing of the cell and return all its rows.
 
     Rows are on disk within two seconds of being known; an exception of the attack's own is told in `failed` and what was
@@ -44,13 +56,14 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
     Args:
         advance: called with (samples that ended, how many of them broke).
         held: indices whose examples an earlier run has kept; those that are to be kept and are not there are made again.
+        note: told where records were of another system.
 
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit; the caller tries a smaller one.
         KeyboardInterrupt: after what is known was written.
     """
     key = cell.key
-    have = records.rows(key)
+    have = _of_this_system(cell, records, key, note)
     wanted = cell.subject.indices
     lost = [index for index in _examples_of(cell) if index not in held]
     known = have[have["index"].isin(wanted) & ~have["index"].isin(lost)]
@@ -72,6 +85,27 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
     rows = records.rows(key) if ran.failed else records.finish(key)
     ran.rows = named(cell, rows[rows["index"].isin(wanted)])
     return ran
+
+
+def _of_this_system(cell: Cell, records: Records, key: str, note: Callable[[str], None]) -> pd.DataFrame:
+    """What is recorded of the cell, if the system still answers its clean images as it did then; else it is forgotten.
+
+    A key covers what can be seen of a system. What cannot, such as a file that it reads as it answers, shows here.
+    """
+    have, subject = records.rows(key), cell.subject
+    place = pd.Series(range(len(subject.indices)), index=subject.indices)
+    rows = have[have["index"].isin(subject.indices) & (have["reason"] != REASONS[FAILED])]
+    at = place[rows["index"].to_numpy(dtype=np.int64)].to_numpy()
+    answers, labels = subject.clean.prediction.numpy()[at], subject.labels.numpy()[at]
+    same = (rows["label"] == labels) & ((rows["clean_prediction"] == answers) | subject.system.model_is_random)
+    if bool(same.all()):
+        return have
+    note(
+        f"{cell.attack_text} on {subject.model}, {subject.defense}: {int((~same).sum())} of {len(rows)} recorded clean"
+        " answers are not the system's any more; the records are stale and computed anew"
+    )
+    records.forget(key)
+    return records.rows(key)
 
 
 def _examples_of(cell: Cell) -> list[int]:
@@ -117,10 +151,12 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
             part = next(parts)
         except StopIteration:
             return
-        except (torch.OutOfMemoryError, MemoryError, UserError):
+        except UserError:
             raise
         except (Exception, SystemExit) as error:
-            ran.failed = f"{type(error).__name__}: {error}".splitlines()[0]
+            if is_memory_error(error):
+                raise torch.OutOfMemoryError(told(error)) from error
+            ran.failed = told(error)
             return
         yield part
 

@@ -39,6 +39,7 @@ class Setting:
     Args:
         threats, attacks: by what the plan calls them. camera: before every system, or None.
         data: the test split. indices: the slice of it that is evaluated. targets: the user's own, or None.
+        threads: of what is trained or fitted; attacks have their own number, see `run.threads`.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Setting:
     device: torch.device
     data: Dataset
     indices: np.ndarray
+    threads: int
     targets: Tensor | None = None
 
     @classmethod
@@ -92,13 +94,9 @@ class Setting:
             device=device,
             data=data,
             indices=indices,
+            threads=threads_for(data, device),
             targets=targets,
         )
-
-    @property
-    def threads(self) -> int:
-        """How many threads compute."""
-        return threads_for(self.data, self.device)
 
     @contextmanager
     def opened(self, model: "nn.Module | System | str | None", reporter: Reporter) -> Iterator["Open"]:
@@ -123,6 +121,11 @@ class Open:
 
     setting: Setting
     builder: Builder
+
+    def build(self, model: str, defense: str) -> Built:
+        """The system, with the threads that trainings always have, whatever is attacked beside them."""
+        with steady_threads(self.setting.threads):
+            return self.builder.build(model, defense)
 
     @cached_property
     def shelf(self) -> Shelf:

@@ -107,14 +107,14 @@ def prepare(
     Raises:
         UserError: the system's answers do not fit the data, or one image at a time does not fit into memory.
     """
-    system = system.to(device)
+    system = system.to(device).remembered()
     fits(system, data)
     shapes: Shapes | None = default_shapes(device, batch, data.shape)
     while shapes is not None:
         try:
             system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick, sitting)
             break
-        except (torch.OutOfMemoryError, MemoryError):
+        except torch.OutOfMemoryError:
             shapes = shapes.smaller()
     else:
         raise UserError(f"{system.name} does not fit into the memory of {device} with one image at a time")

@@ -5,7 +5,6 @@ AutoAttack, torchattacks, foolbox and hand-made scripts save: an array, a table 
 """
 
 import argparse
-import hashlib
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from robustbench_lite.data.places import is_dir, is_file, shown
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_file
 
 #: what people call the examples, the positions of their images in the test split, and the labels; the surest name first
 SURE = (
@@ -75,7 +75,7 @@ def read(path: Path, shape: Shape) -> Submission:
         images=images,
         indices=next((numbers[key].astype(np.int64) for key in INDICES if key in numbers), None),
         labels=next((numbers[key].astype(np.int64) for key in LABELS if key in numbers), None),
-        digest=hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
+        digest=hash_file(path),
         part=name,
         kind=str(held[name].dtype),
     )

@@ -11,7 +11,8 @@ from torch import nn
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.guard import calling
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.dataset import load_data
 from robustbench_lite.run.plan import Plan
@@ -54,13 +55,20 @@ class Builder:
     given: System | None = None
     judges: Shelf | None = None
 
-    def systems(self) -> Iterator[Built]:
-        """Every model with every defense, in the order of the plan."""
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every model with every defense, in the order of the plan.
+
+        Raises:
+            UserError: a model is not there: told of the last one before the first one is attacked.
+        """
         for model in self.plan.models[1:]:
-            self._loaded(model)  # a mistake in the last one is told before the first one is attacked
-        for model in self.plan.models:
-            for defense in self.plan.chains:
-                yield self.build(model, defense)
+            self._loaded(model)
+        return [(model, defense) for model in self.plan.models for defense in self.plan.chains]
+
+    def networks(self) -> list[nn.Module]:
+        """The network of every model, with whatever weights it comes with."""
+        found = [self._loaded(model) for model in self.plan.models]
+        return [one.model if isinstance(one, System) else one.module for one in found]
 
     def shelf(self) -> Shelf:
         """The networks that attacks name."""
@@ -69,7 +77,8 @@ class Builder:
     def build(self, model: str, defense: str) -> Built:
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
-        system = defended_system(self._loaded(model), chain, self._workshop)
+        with calling(f"{model} with {defense}"):
+            system = defended_system(self._loaded(model), chain, self._workshop)
         audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
         adaptive = audited and (bool(known) or hidden)
         return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hidden and adaptive)
@@ -160,11 +169,10 @@ def _system_of(model: nn.Module, data: Dataset, device: torch.device) -> System:
     name = type(model).__name__
     x = data.batch([0]).to(device)
     try:
-        with torch.no_grad():
+        with calling(name), torch.no_grad():
             scores = model(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{name} cannot take images {tuple(x.shape[1:])}: {first}") from error
+    except ModelError as error:
+        raise UserError(f"{name} cannot take images {tuple(x.shape[1:])}: {error}") from error
     if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or len(scores) != 1:
         given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise UserError(f"{name} answers one image with {given}; accepted: a tensor (1, classes) of logits")

@@ -76,6 +76,16 @@ def clock_of(cell: Cell, ran: Ran) -> dict[str, Any]:
     }
 
 
+def unstarted(
+    setting: Setting, model: str, defense: str, threat_text: str, attack_text: str, attack: Attack
+) -> dict[str, Any]:
+    """The same of a cell that could not begin."""
+    names = {"model": model, "defense": defense, "threat": threat_text, "attack": attack_text}
+    clocks = {"seconds": 0.0, "setup_seconds": 0.0, "setup_queries": 0.0, "batch_size": 0, "floor": 0, "stages": ""}
+    known = {"dataset": setting.data.name, "needs": needs_of(attack).value, "expected": len(setting.indices), "key": ""}
+    return {**names, **known, **clocks}
+
+
 def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> tuple[Cell, Ran]:
     """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
     while True:
@@ -84,8 +94,8 @@ def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> 
             f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
         )
         try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key), reporter.note)
+        except torch.OutOfMemoryError as error:
             failed = f"out of memory with one image at a time: {error}"
         less = smaller(subject, reporter)
         if less is None:

@@ -6,6 +6,8 @@ from robustbench_lite.zoo.checkpoints import load_checkpoint, read_card, save_ch
 from robustbench_lite.zoo.generators import load_reconstructing, reconstructs
 from robustbench_lite.zoo.load import architecture_of, fresh_module, load
 
+#: told by its code in the keys of what is made of it; see `hashing.values`
+__hashed_by_code__ = True
 __all__ = [
     "LoadedModel",
     "Normalized",

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write, weights_digest, writable
+from robustbench_lite.cache import atomic_write, writable
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.zoo.base import LoadedModel, audit, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
@@ -35,7 +36,7 @@ def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> N
         raise UserError(f"{str(path)!r}; a checkpoint is written to a file that ends in .safetensors")
     weights = {name: _own(tensor) for name, tensor in module.state_dict().items()}
     versions = {"torch": str(torch.__version__)}
-    told = {"format": FORMAT, "versions": versions, **card, "weights": weights_digest(weights)}
+    told = {"format": FORMAT, "versions": versions, **card, "weights": hash_tensors(weights)}
     text = json.dumps(told, indent=2, default=str) + "\n"
     atomic_write(path, save(weights))
     atomic_write(path.with_suffix(".json"), text.encode())
@@ -73,7 +74,7 @@ def load_checkpoint(
     file = path.with_suffix(".safetensors")
     card = read_card(path.with_suffix(".json"))
     weights, _ = read_weights(file)
-    if card.get("weights") != weights_digest(weights):
+    if card.get("weights") != hash_tensors(weights):
         raise UserError(
             f"{str(file)!r} does not hold the weights that its card was written for; one of them was replaced"
         )

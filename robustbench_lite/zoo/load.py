@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import options_of
 from robustbench_lite.errors import UserError, nearest
-from robustbench_lite.training.seeds import seeded
+from robustbench_lite.seeding import seeded
 from robustbench_lite.zoo.adapt import Normalized
 from robustbench_lite.zoo.base import LoadedModel, audit, by, ready
 from robustbench_lite.zoo.checkpoints import load_checkpoint

@@ -37,10 +37,7 @@ class CodeOptions(Adaptation):
 
 
 class FromFile(nn.Module):
-    """A network whose code lies in a file; `repr` tells the file's digest, so that a change of code is seen.
-
-    What the file imports is not in the digest.
-    """
+    """A network whose code lies in a file of TorchScript, of which the file's digest tells more than Python can see."""
 
     def __init__(self, network: nn.Module, digest: str) -> None:
         super().__init__()
@@ -72,17 +69,20 @@ def load_function(
     place, _, name = spec.name.rpartition(":")
     path = Path(place).expanduser()
     options = specs.build(CodeOptions, spec.options, name=spec.name)
-    function, digest = _function(path, name), _digest(path)
+    function = _function(path, name)
+
+    def called() -> nn.Module:
+        return _called(function, path, spec.name, num_classes, input_shape)
 
     def fresh() -> nn.Module:
-        network = _called(function, path, spec.name, num_classes, input_shape)
-        return options.around(FromFile(network, digest), input_shape, spec.name)
+        return options.around(called(), input_shape, spec.name)
 
-    module, notes = fresh(), tuple[str, ...]()
+    network, notes = called(), tuple[str, ...]()
+    module = options.around(network, input_shape, spec.name)
     if options.weights is not None:
         weights = Path(options.weights).expanduser()
         held, wrappers = read_weights(weights, allow_pickle=allow_pickle, part=options.part)
-        notes = (*wrappers, *fill(_innermost(module), held, weights))
+        notes = (*wrappers, *fill(network, held, weights))
     found = audit(
         module.eval(), name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names
     )
@@ -122,13 +122,6 @@ def load_torchscript(
     module = options.around(FromFile(script, digest), input_shape, spec.name).eval()
     found = audit(module, name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
     return LoadedModel(name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape)
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    """What the function returned, behind the normalisation and the note of its file."""
-    while not isinstance(module, FromFile):
-        module = module.get_submodule("network")
-    return module.network
 
 
 def _digest(path: Path) -> str:

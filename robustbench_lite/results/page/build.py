@@ -4,8 +4,6 @@ Everything is in the file: style, script, charts, images. Text of the run comes 
 the page forbids itself any script or style but its own, and any request (Content-Security-Policy by digest).
 """
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -14,6 +12,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from robustbench_lite import __version__
+from robustbench_lite.hashing import integrity
 from robustbench_lite.results.claims import NOTES
 from robustbench_lite.results.grid import INTERVALS
 from robustbench_lite.results.metrics import WORST_CASE
@@ -65,7 +64,7 @@ def page(run: RunData) -> str:
         version=__version__,
         style=style,
         script=script,
-        policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
+        policy=f"default-src 'none'; img-src data:; style-src '{integrity(style)}'; script-src '{integrity(script)}'",
     )
 
 
@@ -79,11 +78,6 @@ def _template() -> Any:
     loader = DictLoader({PAGE: _resource(PAGE)})
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     return Environment(loader=loader, autoescape=True, **options).get_template(PAGE)
-
-
-def _digest(text: str) -> str:
-    """What a Content-Security-Policy calls an inline element by; browsers read CRLF as LF."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _title(run: RunData) -> str:
