@@ -10,7 +10,7 @@ import numpy as np
 from robustbench_lite.data.base import ArrayImages, Dataset, Split
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
 from robustbench_lite.data.places import is_dir, is_file, shown
-from robustbench_lite.data.values import Values, check_values, odd_scale, values_of
+from robustbench_lite.data.values import check_values, told, values_of
 from robustbench_lite.errors import UserError
 from robustbench_lite.specs import parse_source
 
@@ -60,15 +60,9 @@ def load(
         num_classes=max(counts),
         shape=images.shape,
         split=split,
-        notes=(_note(spec, images, values),),
+        notes=(told(parse_source(spec).name, len(images), images.shape, values),),
         provenance={"images": len(images), "scale": scale, "levels": values.facts()},
     )
-
-
-def _note(spec: str, images: ArrayImages, values: Values) -> str:
-    shape = "x".join(map(str, images.shape))
-    kind = "uint8" if values.white == 255 else "float"
-    return f"{parse_source(spec).name}: {len(images):,} images {shape}, {kind} {values}{odd_scale(values)}"
 
 
 def _count(classes: int | None, y: np.ndarray, path: Path) -> int:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from robustbench_lite.data.base import ArrayImages, Dataset
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
-from robustbench_lite.data.values import check_values, values_of
+from robustbench_lite.data.values import check_values, told, values_of
 from robustbench_lite.errors import UserError
 
 #: more channels than this are no channels, where the last axis could be them
@@ -24,11 +24,19 @@ def from_tensors(
     if pixels.ndim != 4 or (pixels.shape[1] > _CHANNELS and pixels.shape[3] in (1, 3)):
         raise UserError(f"x has shape {pixels.shape}; accepted: (n, channels, height, width){_cure(pixels.ndim)}")
     pixels = check_pixels(pixels, name)
-    check_values(values_of(pixels), name, floats=pixels.dtype != np.uint8, option=False)
+    values = values_of(pixels)
+    check_values(values, name, floats=pixels.dtype != np.uint8, option=False)
     labels = check_labels(labels, len(pixels), name, num_classes)
     images = ArrayImages(pixels)
     count = class_count(num_classes, labels, name)
-    return Dataset(name=name, images=images, labels=labels, num_classes=count, shape=images.shape)
+    return Dataset(
+        name=name,
+        images=images,
+        labels=labels,
+        num_classes=count,
+        shape=images.shape,
+        notes=(told(name, len(images), images.shape, values, option=False),),
+    )
 
 
 def _cure(dimensions: int) -> str:

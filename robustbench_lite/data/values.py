@@ -98,7 +98,14 @@ def _cure(high: float, floats: bool, option: bool) -> str:
     return f"give x / {high:g}, as float"
 
 
-def odd_scale(values: Values) -> str:
+def told(name: str, count: int, shape: tuple[int, int, int], values: Values, *, option: bool = True) -> str:
+    """How many images of what shape there are, and in what range, as a sentence."""
+    kind = "uint8" if values.white == 255 else "float"
+    return f"{name}: {count:,} images {'x'.join(map(str, shape))}, {kind} {values}{odd_scale(values, option=option)}"
+
+
+def odd_scale(values: Values, *, option: bool = True) -> str:
     """` (white is 255)` where the largest level of uint8 is far from white but could be meant."""
-    odd = values.white == 255 and FEW_LEVELS < values.high < _ODD
-    return f" (white is 255; if it is {values.high:g}, say ;scale={values.high:g})" if odd else ""
+    if not (values.white == 255 and FEW_LEVELS < values.high < _ODD):
+        return ""
+    return f" (white is 255{f'; if it is {values.high:g}, say ;scale={values.high:g}' if option else ''})"

@@ -72,6 +72,18 @@ def test_examples_of_other_images_are_no_robustness(
     )
 
 
+def test_the_range_of_the_images_is_told_once(
+    here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "set.npz", x=images[:, 0], y=data.load("digits").labels[:20])
+    np.savez(tmp_path / "adv.npz", x_adv=images * 0.95)
+    command = ("verify", "adv.npz", "--dataset", "npz:set.npz;train=set.npz", *SMALL)
+    assert here(*command) == 0
+    assert capsys.readouterr().err == "rbl: npz:set.npz: 20 images 1x8x8, float 0 to 1, mean 0.304\n"
+    assert here(*command, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_slice_can_be_named(here: Here, images: np.ndarray, tmp_path: Path) -> None:
     chosen = data.choose(data.load("digits"), "20", 7)
     np.savez(tmp_path / "adv.npz", x_adv=data.load("digits").batch(chosen).numpy() * 0.99)

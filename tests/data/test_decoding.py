@@ -78,6 +78,16 @@ def test_other_pixel_formats_are_converted_and_counted(tmp_path: Path, case: str
     assert sum(found.provenance["converted"].values()) == 1
 
 
+def test_of_16_bits_in_colour_the_upper_8_are_read(tmp_path: Path) -> None:
+    deep = RNG.integers(0, 65536, (6, 8, 3), dtype=np.uint16)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    head = struct.pack(">IIBBBBB", 8, 6, 16, 2, 0, 0, 0)
+    png = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    found = loaded(folder(tmp_path, lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + png)))
+    assert np.array_equal(first(found).round(), deep >> 8)
+    assert "1 of 16 bits in colour, of which the upper 8 are read" in found.notes[0]
+
+
 @pytest.mark.parametrize(
     "name", ["x.JPG", "x.Jpeg", "x.jpe", "x.JFIF", "x.webp", "x.tif", "x.BMP", "x.jp2", "x.avif", "x.tga", "x.pcx"]
 )

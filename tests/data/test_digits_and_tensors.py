@@ -42,6 +42,7 @@ def test_uint8_and_float_tensors_give_the_same_pixels_and_float_is_not_copied():
     assert (as_floats.num_classes, as_floats.shape, as_floats.labels_at([1]).tolist()) == (5, (3, 4, 4), [4])
     assert from_tensors(x.bfloat16(), y).batch([0]).dtype == torch.float32
     assert from_tensors(x, y, num_classes=10).num_classes == 10
+    assert as_bytes.notes == ("tensors: 2 images 3x4x4, uint8 0 to 95, mean 47.5 (white is 255)",)
 
 
 def test_the_digest_covers_pixels_labels_and_shape():
