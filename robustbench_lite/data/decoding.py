@@ -26,6 +26,8 @@ MOST_PIXELS = 178_956_970
 _FORMATS = (
     *("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX", "SGI", "QOI"),
 )
+#: of a square of so many pixels
+LARGEST_SIDE = 13_377
 _ORIENTATION = 0x0112
 _GREY = {"1", "L", "LA"}
 _MODES = _GREY | {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -104,7 +106,7 @@ def decode(file: Path, shape: tuple[int, int, int], conversion: Conversion, resi
         image.load()
         pixels = _levels(_turned(image, turn), c, conversion, file)
     if resize is not None:
-        pixels = _centre(pixels, resize, (h, w), conversion.interpolation)
+        pixels = _centre(pixels, resize, (h, w), conversion.interpolation, file)
     if pixels.shape[:2] != (h, w):
         raise UserError(f"{file} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the others have {w} x {h}")
     return pixels[None] if c == 1 else pixels.transpose(2, 0, 1)
@@ -255,10 +257,16 @@ def _extrema(image: "Image") -> list[tuple[int, int]]:
     return [band.getextrema() for band in image.split()]  # type: ignore[misc]  # of one 8-bit band: two levels
 
 
-def _centre(pixels: np.ndarray, shorter: int, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
+def _centre(
+    pixels: np.ndarray, shorter: int, size: tuple[int, int], interpolation: Interpolation, file: Path
+) -> np.ndarray:
     """Resize the shorter side and crop the centre, as torchvision's presets do it on images."""
     h, w = pixels.shape[:2]
     w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
+    if w * h > MOST_PIXELS:  # a strip of a few pixels, whose longer side grows with the shorter one
+        raise UserError(
+            f"{file} would have {w:,} x {h:,} pixels after its shorter side is resized to {shorter}; leave it out"
+        )
     resized = _resized(pixels, (w, h), interpolation)
     left, top = round((w - size[1]) / 2), round((h - size[0]) / 2)
     return resized[top : top + size[0], left : left + size[1]]

@@ -12,7 +12,7 @@ from robustbench_lite.data.base import Dataset, Split
 from robustbench_lite.data.checks import usual_white
 from robustbench_lite.data.class_folders import Numbered
 from robustbench_lite.data.crops import Crop, model_crop
-from robustbench_lite.data.decoding import Background, Conversion, Interpolation
+from robustbench_lite.data.decoding import LARGEST_SIDE, Background, Conversion, Interpolation
 from robustbench_lite.data.expected import NOTHING, Expected
 from robustbench_lite.data.files import FileImages, Scanned, Skipped, hidden, image_files, scan
 from robustbench_lite.data.label_table import Table, number_table, read_table
@@ -87,7 +87,7 @@ def load(
     if split == "train" and train is None:
         raise UserError(f"{spec} is test data; name what is trained on with ;train=DIR")
     _check_options(spec, size, resize, channels, scale)
-    places = {"test": path} if train is None else {"test": path, "train": Path(train)}
+    places = {"test": path} if train is None else {"test": path, "train": Path(train).expanduser()}
     tables = {part: None if labels is None else read_table(place, labels) for part, place in places.items()}
     numbered = {part: _numbered(place, tables[part], tables, classes, expected, part) for part, place in places.items()}
     _same_classes(numbered, spec)
@@ -161,8 +161,8 @@ def _read(
 
 
 def _check_options(what: str, size: int | None, resize: int | None, channels: int | None, scale: float | None) -> None:
-    if size is not None and size < 1:
-        raise UserError(f"{what}: size={size}; accepted: 1 and more")
+    if size is not None and not 1 <= size <= LARGEST_SIDE:
+        raise UserError(f"{what}: size={size}; accepted: 1 to {LARGEST_SIDE}")
     if resize is not None and (size is None or resize < size):
         raise UserError(f"{what}: resize={resize} needs a size that is not larger")
     if channels not in (None, 1, 3):
@@ -185,7 +185,7 @@ def _numbered(
     """The labels of one split's classes; the other split's table may name classes that this one has no image of."""
     if table is None:
         names = _class_folders(place, classes)
-        trained = len(tables) > 1 and expected.head is None
+        trained = len(tables) > 1 and classes is None and expected.head is None
         return class_folders.number(names, classes=classes, expected=expected, trained=trained, what=str(place))
     other = next((one for name, one in tables.items() if name != part and one is not None), None)
     return number_table(table, classes=classes, expected=expected, trained=None if other is None else other.written)

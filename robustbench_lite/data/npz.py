@@ -41,7 +41,7 @@ def load(
     Raises:
         UserError: a missing or damaged file, a pickle, or arrays that are not images and labels.
     """
-    files = {"test": path} if train is None else {"test": path, "train": Path(train)}
+    files = {"test": path} if train is None else {"test": path, "train": Path(train).expanduser()}
     if split not in files:
         raise UserError(f"{spec} is test data; name what is trained on with ;train=FILE")
     if scale is not None and scale <= 0:

@@ -321,6 +321,12 @@ def test_a_torn_image_is_refused_even_where_other_code_lets_them_pass(
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+def test_a_strip_that_would_fill_the_memory_when_it_is_resized_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, Image.fromarray(RNG.integers(0, 256, (1, 60_000, 3), dtype=np.uint8)).save)
+    with pytest.raises(UserError, match=r"x\.png would have 13,440,000 x 224 pixels after its shorter side is resized"):
+        loaded(tmp_path, ";size=224").batch([0])
+
+
 def test_all_unreadable_files_are_counted_in_one_sentence(tmp_path: Path) -> None:
     folder(tmp_path, Image.fromarray(RGB).save)
     for number in range(5):

@@ -191,7 +191,8 @@ def test_a_table_that_does_not_say_them_is_refused(tmp_path, rows, columns, mess
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("size=0", "size=0; accepted: 1 and more"),
+        ("size=0", "size=0; accepted: 1 to 13377"),
+        ("size=13378", "size=13378; accepted: 1 to 13377"),
         ("resize=9", "resize=9 needs a size that is not larger"),
         ("size=9;resize=8", "resize=8 needs a size"),
         ("channels=2", "channels=2; accepted: 1, 3"),
