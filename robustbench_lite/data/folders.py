@@ -28,8 +28,12 @@ _LOOKED_AT = 16
 _DEEP_WHITE = 65535
 #: what is told of what is converted, where a word is not enough
 _WORDS = {
+    "palette": "with a palette",
+    "1 bit": "of 1 bit",
     "16 bits": "of 16 bits, as 8",
     "16 bits in colour": "of 16 bits in colour, of which the upper 8 are read",
+    "CMYK": "in CMYK",
+    "YCbCr": "in YCbCr",
     "alpha": "with an alpha channel, on {background}",
     "turned": "turned by EXIF",
     "frames": "with several frames, of which the first is taken",
@@ -254,7 +258,7 @@ def _unnamed(place: Path, table: Table) -> tuple[str, ...]:
 
 def _values(images: FileImages, scale: float | None, what: str) -> Values:
     """The range of some images, evenly spread over all."""
-    places = np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).round().astype(np.int64))
+    places = _some(images)
     pixels = images.take(places)
     values = values_of(pixels, 1.0 if scale is not None else None)
     if scale is None and values.high <= FEW_LEVELS:
@@ -264,6 +268,27 @@ def _values(images: FileImages, scale: float | None, what: str) -> Values:
     elif values.low == values.high:
         check_values(values, what, floats=True)
     return values
+
+
+def _some(images: FileImages) -> np.ndarray:
+    """The positions of the images that are looked at."""
+    return np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).round().astype(np.int64))
+
+
+def _in_alpha_alone(images: FileImages) -> str:
+    """That images show nothing but the shape of their alpha channel, where any of those looked at does."""
+    found = [place for place in _some(images) if "alpha" in images.treated.get(images.files[place], ())]
+    if not found or images.conversion.background == "none":
+        return ""
+    bare = replace(images, conversion=replace(images.conversion, background="none")).take(np.array(found))
+    flat = bare.reshape(len(bare), bare.shape[1], -1)
+    count = int((flat.max(2) == flat.min(2)).all(1).sum())
+    if not count:
+        return ""
+    return (
+        f"the picture is in the alpha channel alone in {count} of {len(found)} looked at: its colours come from the"
+        " background (;background=black, white)"
+    )
 
 
 def _check_deep(images: FileImages, places: np.ndarray, what: str) -> None:
@@ -297,7 +322,7 @@ def _notes(
     ]
     if crop is not None and crop.source:
         told.append(f"{crop.source} {crop}: the images are so")
-    told += [part for part in (listing.numbered.how, *listing.skipped) if part]
+    told += [part for part in (_in_alpha_alone(images), listing.numbered.how, *listing.skipped) if part]
     name = parse_source(what).name
     return tuple(f"{name}: {text}" for text in told)
 

@@ -57,10 +57,10 @@ def on(level: int) -> np.ndarray:
 
 #: the file's name, the image, what comes out of it, and what is told
 CONVERTED: dict[str, tuple[str, Any, np.ndarray, str]] = {
-    "palette": ("x.png", PALETTE, np.asarray(PALETTE.convert("RGB")), "1 palette"),
-    "gif": ("x.gif", PALETTE, np.asarray(PALETTE.convert("RGB")), "1 palette"),
-    "one bit": ("x.png", BITS, grey_as_colour(np.asarray(BITS) * 255), "1 1 bit"),
-    "CMYK": ("x.tif", CMYK, np.asarray(CMYK.convert("RGB")), "1 CMYK"),
+    "palette": ("x.png", PALETTE, np.asarray(PALETTE.convert("RGB")), "1 with a palette"),
+    "gif": ("x.gif", PALETTE, np.asarray(PALETTE.convert("RGB")), "1 with a palette"),
+    "one bit": ("x.png", BITS, grey_as_colour(np.asarray(BITS) * 255), "1 of 1 bit"),
+    "CMYK": ("x.tif", CMYK, np.asarray(CMYK.convert("RGB")), "1 in CMYK"),
     "16 bits of a PNG": ("x.png", Image.fromarray(DEEP), grey_as_colour(np.round(DEEP / 257)), "1 of 16 bits, as 8"),
     "16 bits of a TIFF": ("x.tif", Image.fromarray(DEEP), grey_as_colour(np.round(DEEP / 257)), "1 of 16 bits, as 8"),
     "16 bits of a PGM": ("x.pgm", Image.fromarray(DEEP), grey_as_colour(np.round(DEEP / 257)), "1 of 16 bits, as 8"),
@@ -125,6 +125,10 @@ def test_a_picture_in_the_alpha_channel_does_not_become_one_colour(tmp_path: Pat
     folder(tmp_path, image.save)
     shown = first(loaded(tmp_path, f";background={visible}"))[..., 0]
     assert np.abs(shown - (255 - GREY if colour == 0 else GREY)).max() <= 1
+    told = [
+        note for note in loaded(tmp_path, f";background={visible}").notes if "alpha channel alone in 1 of 1" in note
+    ]
+    assert len(told) == 1
     hidden = {"white": "black", "black": "white"}[visible]
     with pytest.raises(UserError, match=rf"x\.png is one colour on a {hidden} background.*;background={visible}"):
         loaded(tmp_path, f";background={hidden}").batch([0])
