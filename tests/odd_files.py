@@ -215,7 +215,7 @@ CLASS_NAMES = (
 )
 OPTIONS = (
     *("", "", "", ";size=4", ";size=4;resize=5;interpolation=bicubic", ";channels=1", ";channels=3", ";classes=1000"),
-    *(";classes=2", ";background=black", ";background=none", ";exif=false", ";scale=16", ";scale=65535", ";size=9999"),
+    *(";classes=2", ";background=black", ";background=none", ";exif=false", ";scale=16", ";scale=65535", ";size=999"),
 )
 
 
