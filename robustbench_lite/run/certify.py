@@ -23,6 +23,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.hashing import hash_json
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.certificates import COUNTS, certificates, certified_accuracy, summary
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
@@ -158,6 +159,7 @@ def certify(
         options["threats"] = (str(options.pop("threat")),)
     plan = Plan(dataset=dataset, models=(name,), defenses=(chosen,)).with_options({"samples": samples, **options})
     data = data_of(plan) if x is None or y is None else from_tensors(x, y)
+    tell(data, reporter)
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     folder = None if out is None else Path(out)
     if folder is not None:

@@ -108,7 +108,7 @@ def explain(
     how, reporter = _method(method), reporter or Silent()
     if of not in ("answer", "label"):
         raise UserError(f"of={of}; accepted: answer, label")
-    data = _data(x, y, options)
+    data = _data(model, x, y, options)
     how.check(*data.shape[1:])
     chosen = {**options, "examples": "all", "diagnostics": False, "samples": samples, "adaptive": "yes"}
     result = evaluate(model, x, y, attacks=attack, threat=threat, reporter=reporter, **chosen)
@@ -135,11 +135,14 @@ def explain(
     )
 
 
-def _data(x: Tensor | np.ndarray | None, y: Tensor | np.ndarray | None, options: Mapping[str, Any]) -> Dataset:
+def _data(
+    model: Any, x: Tensor | np.ndarray | None, y: Tensor | np.ndarray | None, options: Mapping[str, Any]
+) -> Dataset:
     if x is not None and y is not None:
         return from_tensors(x, y)
     where = ("dataset", "data_root", "download")
-    return data_of(Plan(**{name: options[name] for name in where if name in options}))
+    named = {"models": (model,)} if isinstance(model, str) else {}  # they decide how a folder's images are cropped
+    return data_of(Plan(**named, **{name: options[name] for name in where if name in options}))
 
 
 def _method(given: str | Method) -> Method:

@@ -23,6 +23,7 @@ from robustbench_lite.generators import Trained, load_generator
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.statistics import clopper_pearson
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
@@ -167,6 +168,7 @@ def latent(
         }
     )
     data = data_of(plan)
+    tell(data, reporter)
     with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         shelf = _shelf(plan, system, data, reporter)
         judges = Judges(judge=shelf.model(judge), guide=None if guide is None else shelf.model(guide))

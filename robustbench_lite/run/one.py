@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from robustbench_lite import data as datasets
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.devices import find_device
+from robustbench_lite.run.dataset import load_data
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.systems import Builder, borrowed
@@ -31,8 +30,7 @@ def data_of(plan: Plan) -> Dataset:
     Raises:
         UserError: there is none of that name, or it cannot be read.
     """
-    root = None if plan.data_root is None else Path(plan.data_root)
-    return datasets.load(plan.dataset, "test", root=root, download=plan.download)
+    return load_data(plan)
 
 
 @contextmanager

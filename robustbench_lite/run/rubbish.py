@@ -24,6 +24,7 @@ from robustbench_lite.oracle import Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.rows import along
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
@@ -186,6 +187,7 @@ def rubbish(
         }
     )
     data = data_of(plan)
+    tell(data, reporter)
     with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         reporter.begin(f"noise on {name}, {defense}", len(chosen.starts) * chosen.count)
         found = measure(system, chosen, seed=seed, advance=reporter.advance)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
+from robustbench_lite.run.dataset import load_data, tell
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter
@@ -75,8 +75,7 @@ class Setting:
             resolve_defense(text)
         device = find_device(plan.device)
         if data is None:
-            root = None if plan.data_root is None else Path(plan.data_root)
-            data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+            data = load_data(plan)
         indices = datasets.choose(data, plan.samples, plan.slice_seed)
         _check(chosen, threats, data, targets)
         check_tries(plan, chosen, threats)
@@ -102,6 +101,7 @@ class Setting:
     def opened(self, model: object, reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
+        tell(self.data, reporter)
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
             builder = Builder(
                 plan=self.plan,

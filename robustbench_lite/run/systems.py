@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite import data as datasets
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
@@ -17,6 +15,7 @@ from robustbench_lite.errors import UserError, shortened
 from robustbench_lite.guard import calling
 from robustbench_lite.results.loading import loading_text
 from robustbench_lite.run.build import defended_system
+from robustbench_lite.run.dataset import load_data
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.shelf import Shelf
@@ -145,8 +144,7 @@ class Builder:
                 "a defense, or a network to be trained, learns from training data, and evaluate was given images alone; "
                 "name a dataset"
             )
-        root = None if self.plan.data_root is None else Path(self.plan.data_root)
-        return datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
+        return load_data(self.plan, "train")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from robustbench_lite.errors import UserError, cause_of, nearest, shortened, unknown
+from robustbench_lite.hashing import hash_file, hash_text
 from robustbench_lite.zoo.base import is_file, missing
 
 #: modules of the user's that were imported here, with the digests of their files
@@ -35,7 +35,7 @@ def load_file(path: Path) -> ModuleType:
     if package is not None:
         root, name = package
         return _by_name(name, str(path), path.parent, root)
-    name = f"rbl_user_{path.stem}_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()}"
+    name = f"rbl_user_{path.stem}_{hash_text(str(path.resolve()), 6)}"
     made = importlib.util.spec_from_file_location(name, path)
     assert made is not None
     assert made.loader is not None
@@ -175,7 +175,7 @@ def _remember(names: set[str], places: list[str]) -> None:
 
 def _digest(module: ModuleType) -> str:
     try:
-        return hashlib.blake2b(Path(str(module.__file__)).read_bytes(), digest_size=8).hexdigest()
+        return hash_file(Path(str(module.__file__)), 8)
     except OSError:
         return ""
 

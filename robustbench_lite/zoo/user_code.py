@@ -1,6 +1,5 @@
 """The user's own networks: a function, a class or a network in a Python file or package, or a file that holds a program."""
 
-import hashlib
 import inspect
 import re
 import warnings
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.hashing import hash_file
 from robustbench_lite.zoo.adapt import Adaptation
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
 from robustbench_lite.zoo.base import ImageData, LoadedModel, file_at, is_file, missing
@@ -148,7 +148,7 @@ def load_export(spec: specs.Spec, path: Path, data: ImageData, trust: Trust) -> 
 def _program(spec: specs.Spec, path: Path, program: nn.Module, data: ImageData, trust: Trust) -> LoadedModel:
     """A network that is one fixed graph."""
     adaptation = specs.build(Adaptation, spec.options, name=spec.name)
-    network = FromFile(program, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+    network = FromFile(program, hash_file(path))
     options = FileOptions(**vars(adaptation))
     return assemble(Draft(spec=spec, what=spec.name, options=options, network=network, make=None), data, trust)
 
