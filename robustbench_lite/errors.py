@@ -14,6 +14,9 @@ _SHOWN = 30
 ECHO, LONGEST = 200, 2000
 #: lines of C++ stacks in torch's messages
 _STACK = ("frame #", "Exception raised from", "C++ CapturedTraceback")
+#: what torch says before and after a cause
+_HEADINGS = ("The following operation failed", "Weights only load failed", "Error(s) in loading state_dict")
+_ADVICE = ("For debugging", "Compile with", "CUDA kernel errors", "Check the documentation")
 
 
 class UserError(Exception):
@@ -42,26 +45,22 @@ class CapabilityError(Exception):
 def cause_of(error: BaseException) -> str:
     """The type of an exception and what it says, in one line that is never empty.
 
-    Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's): there the cause stands
-    at the end. What C++ adds of its own stack is left out.
+    Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's) or begin with a heading
+    of torch's: there the cause stands at the end. What C++ adds of its own stack, and torch's advice, is left out.
     """
     lines = [line.strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(_STACK)]
+    lines = [line for line in lines if line and not line.startswith((*_STACK, *_ADVICE))]
     name = type(error).__name__
     if not lines:
         return name
-    line = lines[-1] if any("Traceback" in one for one in lines) else lines[0]
+    ends = lines[0].startswith(_HEADINGS) or any("Traceback" in one for one in lines)
+    line = lines[-1] if ends else lines[0]
     return cut(line if line.startswith(f"{name}:") else f"{name}: {line}")
 
 
 def cut(text: str, most: int = ECHO) -> str:
-    """What a message repeats of a text: all of it, or its beginning where it is longer.
-
-    Examples:
-        >>> cut("x" * 1000, most=5)
-        'xxxx…'
-    """
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """What a message repeats of a text: at most so many characters; see `shortened`."""
+    return shortened(text, most)
 
 
 def missing(kind: str, path: object) -> UserError:
@@ -94,7 +93,21 @@ def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> U
     guess, given = nearest(given, accepted), cut(given)
     tail = f" ({hint})" if hint else ""
     if guess is not None:
-        return UserError(f"unknown {kind} {given!r}; did you mean {guess!r}?{tail}")
+        return UserError(f"unknown {kind} {shortened(given)!r}; did you mean {guess!r}?{tail}")
     shown = ", ".join(accepted[:_SHOWN]) if accepted else "nothing"
     shown += f" and {len(accepted) - _SHOWN} more" if len(accepted) > _SHOWN else ""
-    return UserError(f"unknown {kind} {given!r}; accepted: {shown}{tail}")
+    return UserError(f"unknown {kind} {shortened(given)!r}; accepted: {shown}{tail}")
+
+
+def shortened(text: object, most: int = ECHO) -> str:
+    """What a message repeats of the user's own words: at most so many characters, the middle of longer ones left out.
+
+    Examples:
+        >>> shortened("0123456789" * 100, most=10)
+        '012345…789'
+    """
+    whole = str(text)
+    if len(whole) <= most:
+        return whole
+    head = most * 2 // 3
+    return f"{whole[:head]}…{whole[len(whole) - (most - head - 1) :]}"

@@ -136,7 +136,7 @@ def test_the_other_systems_of_a_plan_go_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.py").write_text(
         "from torch import nn\n\n\nclass M(nn.Linear):\n    def __init__(self):\n        super().__init__(64, 10)\n"
-        "        self.left = 2\n\n    def forward(self, x):\n        self.left -= 1\n        assert self.left >= 0\n"
+        "        self.left = 6\n\n    def forward(self, x):\n        self.left -= 1\n        assert self.left >= 0\n"
         "        return super().forward(x.flatten(1))\n\n\ndef make():\n    return M()\n"
     )
     from robustbench_lite.run.evaluate import run

@@ -91,7 +91,21 @@ def evaluate(
     ] = None,
     allow_pickle: Annotated[
         bool | None,
-        option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no"),
+        option(
+            None,
+            "Load weights from pickles, without running code.",
+            "--allow-pickle/--no-allow-pickle",
+            default="no",
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool | None,
+        option(
+            None,
+            "Load files that run code of their own: pickled networks, exported programs.",
+            "--allow-code/--no-allow-code",
+            default="no",
+        ),
     ] = None,
     early_exit: Annotated[
         bool | None,
@@ -169,6 +183,7 @@ def evaluate(
             "data_root": None if data_root is None else str(data_root),
             "download": download,
             "allow_pickle": allow_pickle,
+            "allow_code": allow_code,
             "early_exit": early_exit,
             "diagnostics": diagnostics,
             "examples": examples,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -66,6 +66,7 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
@@ -110,6 +111,7 @@ def train(
                 data_root=data_root,
                 download=download,
                 allow_pickle=allow_pickle,
+                allow_code=allow_code,
                 use_cache=not fresh,
                 progress=progress,
             )

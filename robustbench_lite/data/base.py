@@ -41,7 +41,9 @@ class Dataset:
         shape: (c, h, w) of every image. class_names: None where the classes have no names, so that their number is only
             what the labels reach.
         default_samples: which samples an evaluation takes when nobody says (see `choose`).
-        provenance: of images that were made, how: the generator, the judge, how many were turned away; for records.
+        provenance: how the images came to be what they are: a generator and its judge, or what of files was converted and
+            skipped; for records.
+        notes: the same in sentences, to be told once.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     split: Split = "test"
     default_samples: str = "all"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -20,6 +20,8 @@ from robustbench_lite.system import System
 from robustbench_lite.zoo import LoadedModel, Normalized
 
 UNDEFENDED = "none"
+#: what `loading` tells of a file of weights
+WEIGHTS_NOTES = ("weights", "part", "stripped", "left_out")
 
 
 def defended_system(
@@ -98,7 +100,7 @@ def _as_given(source: LoadedModel | System) -> System:
     told = {name: card[name] for name in ("architecture", "defense") if name in card}
     return System(
         model=source.module, num_classes=source.num_classes, input_shape=source.input_shape, name=source.name,
-        notes={"checkpoint": told} if told else {},
+        notes={**({"checkpoint": told} if told else {}), **source.notes},
     )  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def _trained(
 
 def _fresh(source: LoadedModel | System, seed: int) -> System:
     """The architecture with initial weights that follow from the seed alone."""
-    system = _as_given(source)
+    system = untrained_notes(_as_given(source))
     if system.detector is not None:
         raise UserError(
             f"{system.name} rejects images by what its weights were; train the classifier without its detector"
@@ -140,6 +142,13 @@ def _fresh(source: LoadedModel | System, seed: int) -> System:
         with training.seeded(seed):
             return system.with_model(source.fresh())
     return system.with_model(training.fresh_copy(system.model, seed))
+
+
+def untrained_notes(system: System) -> System:
+    """The system without what its notes tell of weights that are given up."""
+    kept = {key: value for key, value in system.notes.get("loading", {}).items() if key not in WEIGHTS_NOTES}
+    notes = {key: value for key, value in system.notes.items() if key not in ("loading", "told", "random")}
+    return replace(system, notes={**notes, **({"loading": kept} if kept else {})})
 
 
 def about(source: LoadedModel | System, system: System) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.cores import warn_if_spinning
@@ -40,10 +40,10 @@ from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
@@ -115,7 +115,7 @@ def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], i
 
 
 def evaluate(
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -133,7 +133,8 @@ def evaluate(
     """Attack a model and say how robust it is.
 
     Args:
-        model: an `nn.Module` from images in [0, 1] (normalisation inside) to logits, a `System`, or a spec string.
+        model: from images in [0, 1] (normalisation inside) to logits: an `nn.Module` (also scripted, exported or parallel), a
+            `torch.export.ExportedProgram`, a function, a `System`, or a spec string.
         x: (n, c, h, w) images in [0, 1], float, or uint8; y: (n,) labels. Without them, `dataset`.
         attacks: spec strings such as `pgd:steps=40`, or attack objects. threat: such as `Linf:8/255`, or several.
         defense: what to put around the model or train; `none` for a module.
@@ -154,7 +155,7 @@ def evaluate(
 def run(
     plan: Plan,
     *,
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     data: Dataset | None = None,
     attacks: Mapping[str, Attack] | None = None,
     targets: Tensor | None = None,
@@ -413,7 +414,7 @@ def _planned(
     """The plan of a library call; what a plan cannot hold (a module, tensors) gets a name in it."""
     changes: dict[str, Any] = dict(options)
     if model is not None:
-        changes["models"] = (model if isinstance(model, str) else _name_of(model),)
+        changes["models"] = (name_of(model),)
         changes["defenses"] = ("none",)
     if x is not None:
         changes["dataset"] = "tensors"
@@ -432,10 +433,6 @@ def _planned(
     if unknown:
         raise UserError(f"evaluate has no option {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
     return replace(plan, **changes)
-
-
-def _name_of(model: Any) -> str:
-    return str(model.name) if isinstance(model, System) else type(model).__name__
 
 
 def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None) -> Dataset:

@@ -192,6 +192,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "digest": system.digest,
         "parameters": system.parameters,
         **system.notes.get("checkpoint", {}),
+        **{name: system.notes[name] for name in ("loading", "told", "random") if name in system.notes},
         "hides": hides(system),
         "audited": subject.adaptive or subject.defense == "none",
         "adaptive attacks": treatment(system),

@@ -34,6 +34,7 @@ class Plan:
         batch_size: rows of a micro-batch, or None to choose. precision: of the search; verdicts are always float32.
         early_exit: retire a sample at its first confirmed break. diagnostics: run the cheap probes as well.
         data_root, download: where datasets lie, and whether they may be fetched. allow_pickle: load pickles too.
+        allow_code: load files that run code of their own (whole networks, exported programs).
         examples: how many adversarial examples a cell keeps for the picture, or `all` to keep every one (as .npz).
         physical: a camera before every system, or None: every attack runs without knowing it, and by EOT; all examples
             are kept, measured and swept over distances and angles.
@@ -64,6 +65,7 @@ class Plan:
     data_root: str | None = None
     download: bool = False
     allow_pickle: bool = False
+    allow_code: bool = False
     examples: str = "8"
     physical: str | None = None
     eot: int | None = None
@@ -104,6 +106,8 @@ class Plan:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if self.task == CLASSIFY.name:  # a plan of before there were tasks prints as it did, and keeps its digest
             del values["task"]
+        if not self.allow_code:  # the same
+            del values["allow_code"]
         return tomli_w.dumps(
             {name: value for name, value in values.items() if value is not None}, multiline_strings=False
         )
@@ -139,6 +143,11 @@ class Plan:
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
         return replace(self, **{name: value for name, value in options.items() if value not in (None, (), [])})
+
+    @property
+    def trust(self) -> dict[str, bool]:
+        """What may be read of a model's files, for `zoo.load`."""
+        return {"allow_pickle": self.allow_pickle, "allow_code": self.allow_code}
 
     @property
     def chains(self) -> tuple[str, ...]:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import Attack, prepares, resolve_attack
@@ -20,6 +19,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
+from robustbench_lite.run.dataset import load_data, tell
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter
@@ -28,7 +28,6 @@ from robustbench_lite.run.subject import Subject, behind, prepare
 from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.tries import check as check_tries
 from robustbench_lite.run.tries import sitting_of, without_eot
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
@@ -80,8 +79,7 @@ class Setting:
             resolve_defense(text)
         device = find_device(plan.device)
         if data is None:
-            root = None if plan.data_root is None else Path(plan.data_root)
-            data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+            data = load_data(plan)
         data = _named(data)
         indices = datasets.choose(data, plan.samples, plan.slice_seed)
         _check(chosen, threats, data, targets)
@@ -105,10 +103,11 @@ class Setting:
         )
 
     @contextmanager
-    def opened(self, model: "nn.Module | System | str | None", reporter: Reporter) -> Iterator["Open"]:
+    def opened(self, model: object, reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
         _LOGGER.info("%d threads on %s", self.threads, self.device)
+        tell(self.data, reporter)
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
             builder = Builder(
                 plan=self.plan,
@@ -117,6 +116,7 @@ class Setting:
                 threats=tuple(self.threats.values()),
                 training=reporter.training,
                 given=given,
+                note=reporter.note,
             )
             yield Open(setting=self, builder=builder)
 

@@ -155,6 +155,9 @@ def fits(system: System, data: Dataset) -> None:
     """
     if tuple(system.input_shape) != tuple(data.shape):
         raise UserError(f"{system.name} takes images {_by(system.input_shape)} but {data.name} has {_by(data.shape)}")
+    if data.class_names is not None and system.num_classes > len(data.class_names):
+        names = f"{len(data.class_names)}, {data.class_names[0]} and so on"
+        raise UserError(f"{system.name} has {system.num_classes} classes but the data {names}")
     top = int(data.labels.max())
     if top >= system.num_classes:
         raise UserError(f"labels reach {top} but {system.name} has {system.num_classes} classes")

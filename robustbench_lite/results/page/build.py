@@ -16,6 +16,7 @@ from robustbench_lite.escaping import visible_lines
 from robustbench_lite.hashing import integrity
 from robustbench_lite.results.claims import NOTES
 from robustbench_lite.results.grid import INTERVALS
+from robustbench_lite.results.loading import loading_rows
 from robustbench_lite.results.metrics import WORST_CASE
 from robustbench_lite.results.page import panels, tables
 from robustbench_lite.results.page.checks import checked, explanations
@@ -61,6 +62,7 @@ def page(run: RunData) -> str:
         strips=shown,
         strips_left_out=left_out,
         plan=run.plan,
+        loaded=loading_rows(run.environment),
         environment=list(_flat(run.environment)),
         version=__version__,
         style=style,
