@@ -227,7 +227,8 @@ class Bars:
         """Tell the end of a counted activity whose end nobody tells."""
         if self._open and self._now.ended:
             now, self._open = self._now, False
-            self._line(f"{now.text}: {now.counted}, {self._clock() - now.began:.1f} s")
+            counts = f"{now.broken}/{now.total} {now.counts}" if now.counts else f"{now.ended}/{now.total}"
+            self._line(f"{now.text}: {counts}, {self._clock() - now.began:.1f} s")
 
     def _warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         self.note(f"warning: {message}")

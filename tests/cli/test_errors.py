@@ -57,7 +57,10 @@ CASES = {
     "samples too many": ("evaluate --samples first:451", "450"),
     "samples in words": ("evaluate --samples most", "most"),
     "no samples": ("evaluate --samples 0", "0"),
-    "checkpoint": ("evaluate --model checkpoint:missing.safetensors --defense none", "missing.json"),
+    "checkpoint": (
+        "evaluate --model checkpoint:missing.safetensors --defense none",
+        "there is no file 'missing.safetensors'",
+    ),
     "own code": ("evaluate --model missing.py:net --defense none", "missing.py"),
     "npz": ("evaluate --dataset npz:missing.npz", "missing.npz"),
     "npz of something else": ("evaluate --dataset npz:bad.toml", "bad.toml"),
