@@ -215,7 +215,8 @@ def _trial(
     frames, needs, ends = [], {}, CellEnds()
     shown: list[Shown] = []
     setting, output = collected.setting, collected.output
-    for cell, ran in trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter):
+    stores = (output.records, output.held, reporter, output.examples)
+    for cell, ran in trial(setting, subject, attacks, threat, threat_text, *stores):
         subject = cell.subject
         frames.append(ran.rows)
         needs[cell.attack_text] = needs_of(cell.attack).value

@@ -30,7 +30,8 @@ from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
-from robustbench_lite.run.run_folder import read_environment, read_examples, read_timings
+from robustbench_lite.run.run_folder import read_environment as read_environment
+from robustbench_lite.run.run_folder import read_examples, read_timings
 from robustbench_lite.run.run_folder import read_physical as read_physical
 from robustbench_lite.run.run_folder import read_reconstruction as read_reconstruction
 from robustbench_lite.run.run_folder import read_run as read_run

@@ -24,6 +24,8 @@ from robustbench_lite.run.verdict import FAILED, REASONS
 _LOGGER = logging.getLogger(__name__)
 #: what is known is on disk after so many seconds, or before the next step where steps are longer
 _FLUSH_SECONDS = 2.0
+#: the examples of a cell are one file: it is written again after so many times what that took
+_SELDOM = 20
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,10 @@ def _nobody(text: str) -> None:
     """Who is told nothing."""
 
 
+def _forget(examples: dict[int, np.ndarray]) -> None:
+    """Keeps nothing."""
+
+
 def run_cell(
     cell: Cell,
     records: Records,
@@ -54,17 +60,18 @@ def run_cell(
     held: Collection[int] = (),
     note: Callable[[str], None] = _nobody,
     report: Report | None = None,
+    keep: Callable[[dict[int, np.ndarray]], object] = _forget,
 ) -> Ran:
     """Compute what is missing of the cell and return all its rows.
 
-    Rows, and which stages of a cascade have ended, are on disk within two seconds of being known; an exception of the
+    Rows, examples, and which stages of a cascade have ended, are on disk within two seconds of being known; an exception of the
     attack's own is told in `failed` and what was computed before it is kept.
 
     Args:
         advance: called with (samples that ended, how many of them broke).
         held: indices whose examples an earlier run has kept; those that are to be kept and are not there are made again.
         note: told where records were of another system.
-        report: told how far the cell is, see `Reporter.progress`.
+        report: told how far the cell is, see `Reporter.progress`. keep: keeps examples, and those that it is given later.
 
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit; the caller tries a smaller one.
@@ -80,14 +87,14 @@ def run_cell(
     ran, before = Ran(rows=known, computed=len(todo) > 0), records.noted(key)
     if len(known):
         _LOGGER.info("%d of %d samples come from the records %s", len(known), len(wanted), key)
-    sink = _Sink(cell, key, records, ran.examples)
+    sink = _Sink(cell, key, records, ran.examples, keep)
     finished = FinishedStages(records.stages_file(key), key, wanted, _answers(cell))
 
-    def keep(expected: float) -> None:
+    def write(expected: float) -> None:
         sink.flush_after(_FLUSH_SECONDS - expected)
         finished.write_after(_FLUSH_SECONDS - expected)
 
-    progress = CellProgress(report, keep)
+    progress = CellProgress(report, write)
     progress.broken = int(known["broken"].sum())
     started, complete = time.perf_counter(), False
     try:
@@ -99,6 +106,7 @@ def run_cell(
     finally:
         sink.flush()
         if not complete:
+            sink.keep_examples()
             finished.write(clocked=bool(ran.failed))
     ran.seconds = time.perf_counter() - started + finished.seconds_before
     ran.stages = finished.seconds
@@ -149,8 +157,16 @@ def _examples_of(cell: Cell) -> list[int]:
 class _Sink:
     """Gathers what is known, keeps the examples, and appends rows to the records every so often."""
 
-    def __init__(self, cell: Cell, key: str, records: Records, examples: dict[int, np.ndarray]) -> None:
-        self._cell, self._key, self._records, self._examples = cell, key, records, examples
+    def __init__(
+        self,
+        cell: Cell,
+        key: str,
+        records: Records,
+        examples: dict[int, np.ndarray],
+        keep: Callable[[dict[int, np.ndarray]], object],
+    ) -> None:
+        self._cell, self._key, self._records, self._examples, self._keep = cell, key, records, examples, keep
+        self._kept, self._kept_at, self._keeping = 0, time.monotonic(), 0.0
         self._idle, self._ended, self._last = list[Settled](), list[Outcome](), time.monotonic()
 
     def add(self, part: Part) -> None:
@@ -173,12 +189,23 @@ class _Sink:
         idle, ended = self._idle, self._ended
         if not (idle or ended):
             return
+        if time.monotonic() - self._kept_at > _SELDOM * self._keeping:
+            self.keep_examples()  # before the rows: a row without its example is computed again
         self._idle, self._ended, self._last = [], [], time.monotonic()
         frames = [settled_rows(self._cell, self._key, part) for part in idle]
         if ended:  # one table of many rows costs what one of few does
             frames.append(ended_rows(self._cell, self._key, concat(ended)))
         if frames:
             self._records.append(self._key, pd.concat(frames, ignore_index=True))
+
+    def keep_examples(self) -> None:
+        """Write the examples so far, if there are new ones."""
+        if len(self._examples) == self._kept:
+            return
+        began = time.monotonic()
+        self._keep(self._examples)
+        self._kept, self._kept_at = len(self._examples), time.monotonic()
+        self._keeping = self._kept_at - began
 
 
 def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:

@@ -4,8 +4,10 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustbench_lite.attack import Attack, needs_of
@@ -23,6 +25,11 @@ from robustbench_lite.threat import Threat
 
 _LOGGER = logging.getLogger(__name__)
 Held = Callable[[str], frozenset[int]]
+Keep = Callable[[str, dict[int, np.ndarray]], object]
+
+
+def _forget(key: str, examples: dict[int, np.ndarray]) -> None:
+    """Keeps nothing."""
 
 
 def trial(
@@ -34,8 +41,13 @@ def trial(
     records: Records,
     held: Held,
     reporter: Reporter,
+    keep: Keep = _forget,
 ) -> Iterator[tuple[Cell, Ran]]:
-    """Run the attacks, as often as the plan has them run; what the records know is not computed again."""
+    """Run the attacks, as often as the plan has them run; what the records know is not computed again.
+
+    Args:
+        held: key -> indices of the examples of a cell that are kept. keep: (key, examples) keeps more of them.
+    """
     plan = setting.plan
     for one in tries(plan, subject, attacks, threat):
         cell = Cell(
@@ -52,7 +64,7 @@ def trial(
             blind=one.blind,
             plain=one.plain,
         )
-        cell, ran = _with_room(cell, records, reporter, held)
+        cell, ran = _with_room(cell, records, reporter, held, keep)
         subject = cell.subject
         yield cell, ran
 
@@ -89,7 +101,7 @@ def unstarted(
     return {**names, **known, **clocks}
 
 
-def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> tuple[Cell, Ran]:
+def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held, keep: Keep) -> tuple[Cell, Ran]:
     """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
     while True:
         subject = cell.subject
@@ -98,7 +110,8 @@ def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> 
             "micro-batches of %d, in blocks of %d, on %s", subject.shapes.most, subject.shapes.floor, subject.device
         )
         try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key), reporter.note, reporter.progress)
+            told = (reporter.note, reporter.progress, partial(keep, cell.key))
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key), *told)
         except torch.OutOfMemoryError as error:
             failed = f"out of memory with one image at a time: {error}"
         less = smaller(subject, reporter)

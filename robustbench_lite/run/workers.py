@@ -222,9 +222,11 @@ class _Desk:
         attacks = {task.attack: self._opened.attacks(subject)[task.attack]}
         for text, threat in setting.threats.items():
             seen = f"{text}{setting.plan.sees_through}"
-            records, held = self._output.records, self._output.held
-            for cell, ran in trial(setting, subject, attacks, threat, seen, records, held, Silent()):
-                self._output.examples(cell.key, ran.examples)
+            out = self._output
+            for cell, ran in trial(
+                setting, subject, attacks, threat, seen, out.records, out.held, Silent(), out.examples
+            ):
+                out.examples(cell.key, ran.examples)
                 if not ran.failed:
                     yield clock_of(cell, ran), ended(cell, ran)
 

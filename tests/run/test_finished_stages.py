@@ -150,3 +150,36 @@ def test_the_same_run_goes_on_at_the_next_stage(tmp_path: Path, monkeypatch: pyt
     assert {steps for steps, _ in started} == {12}
     assert started == [one for one in straight if one[0] == 12]
     assert not kept.exists()
+
+
+def test_the_examples_of_a_run_that_is_stopped_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 96)
+    monkeypatch.setattr(run_cell, "_FLUSH_SECONDS", 0.0)
+    begun = _Engine._start
+
+    def stop(self: _Engine, taken: list[int]) -> object:
+        if 64 in taken:
+            raise KeyboardInterrupt
+        return begun(self, taken)
+
+    def evaluated() -> pd.DataFrame:
+        more = {"threat": "Linf:0.03", "diagnostics": False, "out": tmp_path, "examples": "all", "batch_size": 32}
+        return evaluate(system, x, y, attacks=Climb(restarts=1), **more).records  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Engine, "_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated()
+    (file,) = (tmp_path / "examples").iterdir()
+    kept = np.load(file)["index"]
+    assert len(kept) >= 32
+    again: list[int] = []
+
+    def noted(self: _Engine, taken: list[int]) -> object:
+        again.extend(taken)
+        return begun(self, taken)
+
+    monkeypatch.setattr(_Engine, "_start", noted)
+    assert len(evaluated()) == 96
+    assert not set(again) & set(kept.tolist())  # neither their rows nor their examples are made again

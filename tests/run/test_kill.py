@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -29,13 +30,20 @@ def contents(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "records").rglob("*.parquet"))
     }
     summary = pd.read_csv(folder / "summary.csv").drop(columns=["seconds", "setup_seconds"])
-    return {**found, "summary": summary.to_csv().encode()}
+    examples = {path.name: examples_of(path) for path in sorted((folder / "examples").iterdir())}
+    return {**found, **examples, "summary": summary.to_csv().encode()}
+
+
+def examples_of(path: Path) -> bytes:
+    """The kept adversarial images of a cell, and whose they are."""
+    with np.load(path) as held:
+        return bytes(held["index"].tobytes() + held["adv"].tobytes())
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     drive(tmp_path / "whole", 0, 0)
     expected = contents(tmp_path / "whole")
-    assert len(expected) == 5  # two attacks under two threats, and the summary
+    assert len(expected) == 9  # rows and examples of two attacks under two threats, and the summary
     killed = 0
     for chain in range(CHAINS):
         folder = tmp_path / f"chain{chain}"
