@@ -1,13 +1,19 @@
 """How far a cell is: told by the engine, never part of a number."""
 
+import tempfile
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 from toys import Cascade, Climb, affine, run, samples, two_layers
 
 from robustbench_lite.attack import Attack, Cost
+from robustbench_lite.cli.progress import Bars
 from robustbench_lite.run import engine, progress
 from robustbench_lite.run.evaluate import evaluate
+from robustbench_lite.run.evaluate import run as evaluate_plan
+from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.progress import CellProgress, Standing
 from robustbench_lite.run.reporter import CellEnd, Silent
 from robustbench_lite.run.shapes import Shapes
@@ -163,3 +169,31 @@ def test_the_end_of_a_cell_tells_its_accuracy_and_that_of_all_so_far() -> None:
     assert (first.total, first.ended, first.broken) == (40, 40, int((1 - accuracy[str(attacks[0])]) * 40 + 0.5))
     assert first.text == f"{attacks[0]} on two-layers, none, Linf:0.03" == heard.began[0]
     assert first.seconds is not None
+
+
+def test_cells_of_other_processes_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(models=("linear",), defenses=("none",), attacks=("noise:draws=2", "fgsm"), samples="first:20")
+    with Bars(cells=2, log=tmp_path / "log") as bars:
+        result = evaluate_plan(plan, out=tmp_path / "run", jobs=2, reporter=bars)
+    accuracy = result.table.set_index("attack")["robust_acc"]
+    for said in (capsys.readouterr().err, (tmp_path / "log").read_text(encoding="utf-8")):
+        for attack in plan.attacks:
+            assert said.count(f"{attack} on linear, none, Linf:0.2: ") == 1
+            assert f"{attack} on linear, none, Linf:0.2: robust accuracy {100 * accuracy[attack]:.1f} %" in said
+
+
+def test_a_training_says_of_which_system_it_is() -> None:
+    heard: list[str] = []
+
+    class Trained(Silent):
+        def training(self, done: int, total: int, text: str) -> None:
+            heard.append(text)
+
+    plan = Plan(
+        models=("linear",), defenses=("none",), attacks=("noise:draws=2",), samples="first:5", diagnostics=False
+    )
+    with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RBL_CACHE", cache)
+        evaluate_plan(plan, reporter=Trained())
+    assert heard
+    assert all(text.startswith("linear, none: epoch ") for text in heard)
