@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import hashing
+from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.hashing import Hasher
 
 Split = Literal["train", "test"]
@@ -44,6 +45,9 @@ class Dataset:
         provenance: how the images came to be what they are: a generator and its judge, or what of files was converted and
             skipped; for records.
         notes: the same in sentences, to be told once.
+
+    Raises:
+        UserError: the name of a class has a control character; in the dataset's own it is shown as its escape.
     """
 
     name: str
@@ -56,6 +60,11 @@ class Dataset:
     default_samples: str = "all"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.class_names or ():
+            refuse_control("the class", str(name))
+        object.__setattr__(self, "name", visible(self.name))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,6 @@ from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
-from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
 from robustbench_lite.run.dataset import load_data, tell
@@ -80,7 +79,6 @@ class Setting:
         device = find_device(plan.device)
         if data is None:
             data = load_data(plan)
-        data = _named(data)
         indices = datasets.choose(data, plan.samples, plan.slice_seed)
         _check(chosen, threats, data, targets)
         check_tries(plan, chosen, threats)
@@ -165,18 +163,6 @@ class Open:
         """The attacks with the networks that they name, by what the plan calls them."""
         shelf = self.shelf.of(subject.system.num_classes)
         return {text: bound(attack, shelf) for text, attack in self.setting.attacks.items()}
-
-
-def _named(data: Dataset) -> Dataset:
-    """The data under a name that can be shown.
-
-    Raises:
-        UserError: a class has a name with control characters.
-    """
-    for name in data.class_names or ():
-        refuse_control("the class", str(name))
-    shown = visible(data.name)
-    return data if shown == data.name else replace(data, name=shown)
 
 
 def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
