@@ -10,6 +10,7 @@ import torch
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.rows import concat
+from robustbench_lite.run import clocks
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
 from robustbench_lite.run.cell_rows import ended_rows, named, settled_rows
@@ -23,11 +24,13 @@ _FLUSH_SECONDS = 2.0
 class Ran:
     """What came of a cell: its rows, seconds spent now, kept examples by index, and why it failed, if it did.
 
-    `stages` are the seconds of each stage, by place and name.
+    `busy_seconds` are those of this process's own work (`clocks.busy`), setup included; `stages` the seconds of each stage, by
+    place and name.
     """
 
     rows: pd.DataFrame
     seconds: float = 0.0
+    busy_seconds: float = 0.0
     examples: dict[int, np.ndarray] = field(default_factory=dict)
     failed: str = ""
     setup_seconds: float = 0.0
@@ -58,14 +61,15 @@ def run_cell(cell: Cell, records: Records, advance: Callable[[int, int], None], 
     advance(len(known), int(known["broken"].sum()))
     ran, before = Ran(rows=known), records.noted(key)
     sink = _Sink(cell, key, records, ran.examples)
-    started = time.perf_counter()
+    device = cell.subject.device
+    started, busy = clocks.wall(), clocks.busy(device)
     try:
         for part in _until_failure(computed(cell, key, todo, records, ran.stages), ran):
             sink.add(part)
             advance(len(part), part.broken)
     finally:
         sink.flush()
-    ran.seconds = time.perf_counter() - started
+    ran.seconds, ran.busy_seconds = clocks.wall() - started, clocks.busy(device) - busy
     ran.setup_seconds, ran.setup_queries = (records.noted(key).get(name, 0.0) for name in ("seconds", "queries"))
     if records.noted(key) is not before:  # it has learned just now
         ran.seconds -= ran.setup_seconds
