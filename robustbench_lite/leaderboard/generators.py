@@ -10,11 +10,16 @@ import pandas as pd
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
+from robustbench_lite.leaderboard.columns import EVIDENCE
+from robustbench_lite.leaderboard.edits import UNSEALED
+from robustbench_lite.leaderboard.files import sealed
+from robustbench_lite.leaderboard.files import write as write_files
 from robustbench_lite.leaderboard.generator_table import (
     csv_of,
+    edits,
     merged,
     page,
-    read,
+    read_sealed,
     read_text,
     read_timed,
     without_gaps,
@@ -176,7 +181,14 @@ def faults(path: Path) -> Iterator[str]:
     Raises:
         UserError: it cannot be read.
     """
-    table, toml = read(path), path.with_suffix(".toml")
+    whole = read_sealed(path)
+    table = whole.drop(columns=EVIDENCE, errors="ignore")
+    yield from ([UNSEALED] if EVIDENCE not in whole else (one.told(path.stem) for one in edits(whole)))
+    yield from _without_evidence(table, path)
+
+
+def _without_evidence(table: pd.DataFrame, path: Path) -> Iterator[str]:
+    toml = path.with_suffix(".toml")
     for row in table[table["kind"] == "published"].to_dict("records"):
         if not any(_tells(one, row) for one in PUBLISHED):
             yield f"{row['generator']} on {row['data']}: {row['source'] or 'nobody'} does not tell that"
@@ -198,6 +210,23 @@ def faults(path: Path) -> Iterator[str]:
     beside = path.with_suffix(".md")
     if not beside.exists() or beside.read_text(encoding="utf-8") != plan.page(table, path.stem):
         yield f"{beside.name} is not what {path.name} and {toml.name} give"
+
+
+def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Write the evidence of a table that has none, or in which these columns were changed on purpose; see `validate.seal`.
+
+    Raises:
+        UserError: it is not sound, or something else was changed.
+    """
+    whole = read_sealed(path)
+    found = [] if EVIDENCE not in whole else list(edits(whole))
+    wrong = list(_without_evidence(whole.drop(columns=EVIDENCE, errors="ignore"), path))
+    wrong += [one.told(path.stem) for one in found if not set(one.columns) <= set(changed)]
+    if wrong:
+        raise UserError(f"{str(path)!r} is not sealed: {wrong[0]}")
+    if EVIDENCE in whole and not found:
+        return ()
+    return write_files({path: csv_of(sealed(whole.drop(columns=EVIDENCE, errors="ignore")))})
 
 
 def _tells(paper: Row, row: Mapping[Any, Any]) -> bool:

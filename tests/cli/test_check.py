@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from robustbench_lite import data
 from robustbench_lite.attacks.gradient import PGD
-from robustbench_lite.leaderboard.gate import Kind
+from robustbench_lite.leaderboard.comparison import Kind
 
 Here = Callable[..., int]
 NET = """

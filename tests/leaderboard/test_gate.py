@@ -12,7 +12,8 @@ import pytest
 from robustbench_lite.leaderboard import gate_files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import counted
-from robustbench_lite.leaderboard.gate import Limits, judge
+from robustbench_lite.leaderboard.comparison import Limits
+from robustbench_lite.leaderboard.gate import judge
 from robustbench_lite.leaderboard.samples import packed
 from robustbench_lite.results.thresholds import THRESHOLDS
 
