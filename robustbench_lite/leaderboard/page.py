@@ -186,7 +186,8 @@ def _cells(row: Mapping[str, object], columns: list[str]) -> Iterator[str]:
             source = str(row["best_known_source"])
             yield _percent(row["best_known"]) + (f" ({source})" if source not in ("", "here") else "")
         elif name == "marks":
-            yield "; ".join(part for part in (str(row["mark"]), str(row["flags"]).replace(";", ", ")) if part)
+            flags = ", ".join(flag for flag in str(row["flags"]).split(";") if flag != ORDER)
+            yield "; ".join(part for part in (str(row["mark"]), flags) if part)
         elif name == "seed spread":
             yield _percent(row["seed_spread"])
         elif name == "rank":

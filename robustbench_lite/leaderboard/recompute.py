@@ -86,7 +86,10 @@ def _of_row(row: Mapping[Any, Any], lines: Sequence[_Line], attacks: Sequence[st
         return
     n = int(row["n"])
     if any(len(one.left) != n for one in lines):
-        yield ("n",), f"it has n = {n}, and samples of {sorted({len(one.left) for one in lines})} images"
+        yield (
+            ("n",),
+            f"{n}, and there are samples of {' and '.join(sorted({str(len(one.left)) for one in lines}))} images",
+        )
         return
     yield from _of_share(row, "clean", clean[0].left, ("clean_low", "clean_high"))
     whole = yield from _of_attacks(row, own, attacks)

@@ -197,13 +197,15 @@ def _cost(trial: Trial, timings: pd.DataFrame) -> float:
     Attacks that learn first are left out: what that takes is counted apart, and no query of a sample.
     """
     work = bare = 0.0
+    if "unit_forward" not in timings:  # a run of before they were measured
+        return math.nan
     for row in timings.to_dict("records"):
         rows = [cell.rows[cell.rows["key"] == row["key"]] for cell in trial.cells]
         forwards, backwards = (float(sum(one[name].sum() for one in rows)) for name in ("forwards", "backwards"))
-        if not float(row.get("setup_queries", 0.0)) and forwards:
-            gradients = backwards * float(row.get("unit_gradient", math.nan)) if backwards else 0.0
-            work += float(row.get("busy_seconds", math.nan))
-            bare += forwards * float(row.get("unit_forward", math.nan)) + gradients
+        if not float(row["setup_queries"]) and forwards:
+            gradients = backwards * float(row["unit_gradient"]) if backwards else 0.0
+            work += float(row["busy_seconds"])
+            bare += forwards * float(row["unit_forward"]) + gradients
     return round(work / bare, 3) if bare > 0 and math.isfinite(work) else math.nan
 
 
