@@ -48,6 +48,9 @@ Examples:
   rbl leaderboard seal leaderboards/digits-linf.csv --changed digest
 """
 
+#: images of a row that a spot check names
+_TOLD = 5
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -248,8 +251,10 @@ def _spot(file: Path, options: dict[str, Any], *, quiet: bool) -> int:
                 print(f"  not checked: {finding.who}: {finding.skipped}")
                 continue
             checked, wrong = checked + 1, wrong + len(finding.faults)
-            for fault in finding.faults:
+            for fault in finding.faults[:_TOLD]:
                 complain(f"{file}: {finding.who}: {fault}")
+            if len(finding.faults) > _TOLD:
+                complain(f"{file}: {finding.who}: and {len(finding.faults) - _TOLD} more images")
             print(f"  {'differs' if finding.faults else 'agrees'}: {finding.who}: {'; '.join(finding.notes)}")
     if not checked:
         complain(f"{file}: no row could be checked")
