@@ -8,7 +8,7 @@ import pandas as pd
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard import files
-from robustbench_lite.leaderboard.cells import faults_of_cells
+from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
 from robustbench_lite.leaderboard.columns import (
     AFTER,
     BEFORE,
@@ -87,7 +87,8 @@ class Board:
             UserError: one cannot be read, is no leaderboard, holds a cell that means nothing, or was edited since it was built.
         """
         found = files.read(path)
-        faults = [*faults_of_cells(found)] or ([] if edited else [*faults_of_evidence(found)])
+        faults = [*faults_of_cells(found)] or [*faults_of_keys(found)]
+        faults = faults or ([] if edited else [*faults_of_evidence(found)])
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             told = f"{faults[0].told(path.stem)}{more}; rbl leaderboard validate {path} says what is wrong"

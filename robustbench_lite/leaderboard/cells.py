@@ -62,6 +62,19 @@ def faults_of_cells(files: Files) -> Iterator[Fault]:
                     yield Fault(who=who, file=what, columns=(str(column),), text=text)
 
 
+def faults_of_keys(files: Files) -> Iterator[Fault]:
+    """Rows that stand twice, and lines beside NAME.csv that are about none of its rows."""
+    rows = files.table(ROWS)
+    keys = [key_of(row) for row in rows.to_dict("records")]
+    for key in dict.fromkeys(key for number, key in enumerate(keys) if key in keys[:number]):
+        yield Fault(who=name_of(key), columns=KEY, text="a system stands in it twice under one threat")
+    for what in (what for what in files.tables if what != ROWS):
+        lines = files.table(what).to_dict("records")
+        for key in dict.fromkeys(key_of(row) for row in lines):
+            if key not in keys:
+                yield Fault(who=name_of(key), file=what, columns=KEY, text="it has lines here and no row")
+
+
 def line_of(what: str, place: int, row: Mapping[Any, str]) -> str:
     """A line of a table in words: the row; of a file beside NAME.csv the line's number too, and what it is about."""
     name = name_of(key_of(row))
@@ -76,7 +89,8 @@ def _accepted(column: str, cell: str, row: Mapping[Any, str], what: str) -> str:
     if column in KEY:
         return "" if cell.strip() else "a name"
     if column == "left":
-        return "" if _COUNT.holds(row["n"]) and fits(cell, int(float(row["n"]))) else f"the text of {row['n']} samples"
+        known = _COUNT.holds(row["n"])  # else n itself is told of
+        return "" if not known or fits(cell, int(float(row["n"]))) else f"the text of {row['n']} samples"
     if column == "adaptive" and what != ROWS:
         return "" if cell in ("true", "false") else "true or false"
     if column in TEXTS and column != "adaptive":

@@ -48,8 +48,11 @@ def read(path: Path, *, edited: bool = False) -> pd.DataFrame:
     return table.drop(columns=EVIDENCE, errors="ignore")
 
 
-def read_sealed(path: Path) -> pd.DataFrame:
+def read_sealed(path: Path, needed: Sequence[str] = _KEY) -> pd.DataFrame:
     """The table with its evidence, if it has any.
+
+    Args:
+        needed: the columns that it must have.
 
     Raises:
         UserError: it cannot be read, has too few columns, or a figure that is none.
@@ -58,13 +61,14 @@ def read_sealed(path: Path) -> pd.DataFrame:
         table = read_text(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the table of generators {str(path)!r}: {error}") from None
-    missing = [name for name in HEAD if name not in table.columns]
+    missing = [name for name in needed if name not in table.columns]
     if missing:
         raise UserError(f"{str(path)!r} is no table of generators: it has no column {missing[0]!r}")
     for name in (name for name in table.columns if name not in TEXTS):
         odd = [cell for cell in table[name] if cell and not is_number(cell)]
         if odd:
-            raise UserError(f"{str(path)!r}: {name} = {odd[0][:40]!r}; accepted: a number, or nothing")
+            told = f"{printable(name)} = {printable(odd[0])[:40]!r}"
+            raise UserError(f"{str(path)!r}: {told}; accepted: a number, or nothing")
     return table
 
 
@@ -84,10 +88,9 @@ def read_timed(path: Path) -> pd.DataFrame:
         UserError: one of the two cannot be read.
     """
     table, clocks = read(path), place_of(path, "timings")
-    table = table if "source" in table.columns else table.assign(source="")
     if CLOCK in table or not clocks.exists():
         return table
-    joined = table.merge(read(clocks), how="left", on=list(HEAD)).fillna("")
+    joined = table.merge(read_sealed(clocks, HEAD), how="left", on=list(HEAD)).fillna("")
     return joined[[*(name for name in joined if name != "source"), "source"]]
 
 

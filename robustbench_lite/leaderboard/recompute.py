@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
     CLEAN,
-    KEY,
     NOT_ADAPTIVE,
     UNFINISHED,
     WORST,
@@ -46,15 +45,8 @@ class _Line:
 
 def faults_of_rows(board: Board) -> Iterator[Fault]:
     """The figures of the rows, and of the files beside, that are not those of the samples; then the ranks and their order."""
-    if board.rows.duplicated(list(KEY)).any():
-        yield Fault(columns=KEY, text="a system stands in it twice under one threat")
-        return
     lines = _lines(board)
     rows = {key_of(row): row for row in board.rows.to_dict("records")}
-    for what, table in {"samples": board.samples, **board.beside}.items():
-        for key in dict.fromkeys(key_of(row) for row in table.to_dict("records")):
-            if key not in rows:
-                yield Fault(who=name_of(key), file=what, columns=KEY, text="it has lines here and no row")
     found = False
     for key, row in rows.items():
         for columns, text in _of_row(row, lines.get(key, []), board.attacks):

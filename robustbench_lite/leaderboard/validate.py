@@ -12,7 +12,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard import files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.build import with_external
-from robustbench_lite.leaderboard.cells import faults_of_cells
+from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
 from robustbench_lite.leaderboard.columns import KEY, Key, key_of, name_of, number_of
 from robustbench_lite.leaderboard.edits import faults_of_evidence
 from robustbench_lite.leaderboard.fault import Fault
@@ -42,7 +42,7 @@ def faults_without_evidence(found: Files, path: Path) -> list[Fault]:
     board = Board.of_files(found)
     if not len(board.rows):
         return [Fault(text="it has no rows")]
-    told = list(faults_of_rows(board))
+    told = list(faults_of_keys(found)) or list(faults_of_rows(board))
     return told + list(_of_plan(board, path)) if path.with_suffix(".toml").exists() else told
 
 

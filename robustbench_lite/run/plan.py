@@ -122,8 +122,8 @@ class Plan:
         """
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{source} is not TOML: {error}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets without end
+            raise UserError(f"{source} is not TOML: {str(error)[:200]}") from None
         values = _checked(table, source)
         return cls(**{**task_of(values.get("task", CLASSIFY.name)).defaults, **values})
 

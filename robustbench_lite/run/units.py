@@ -17,8 +17,8 @@ from robustbench_lite.run import clocks
 if TYPE_CHECKING:
     from robustbench_lite.run.subject import Subject
 
-#: of several measurements the least counts, since a busy machine only adds: as many rounds as so many seconds hold, but three of a
-#: network that takes no second
+#: of several measurements the least counts, since a busy machine only adds: as many rounds as so many seconds hold, but three of
+#: a network that takes no second
 MOST, FEWEST, ENOUGH, LONG = 20, 3, 0.05, 1.0
 
 
