@@ -63,9 +63,11 @@ def faults_of_cells(files: Files) -> Iterator[Fault]:
 
 
 def faults_of_keys(files: Files) -> Iterator[Fault]:
-    """Rows that stand twice, and lines beside NAME.csv that are about none of its rows."""
-    rows = files.table(ROWS)
-    keys = [key_of(row) for row in rows.to_dict("records")]
+    """No rows at all, rows that stand twice, and lines beside NAME.csv that are about none of its rows."""
+    keys = [key_of(row) for row in files.table(ROWS).to_dict("records")]
+    if not keys:
+        yield Fault(text="it has no rows")
+        return
     for key in dict.fromkeys(key for number, key in enumerate(keys) if key in keys[:number]):
         yield Fault(who=name_of(key), columns=KEY, text="a system stands in it twice under one threat")
     for what in (what for what in files.tables if what != ROWS):

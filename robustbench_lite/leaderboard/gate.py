@@ -102,12 +102,14 @@ def _pair(key: Key, before: Row, after: Row, boards: tuple[Board, Board], limits
     common: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     if before["slice"] == after["slice"] and n[0] == n[1]:
         common = np.arange(n[0]), np.arange(n[1])
-    elif before["slice"] != after["slice"]:
-        places = [board.images.get(str(row["slice"]), ()) for board, row in zip(boards, (before, after), strict=True)]
-        _, *found = np.intersect1d(*places, return_indices=True)
-        whole = len(found[0]) == n[0] or limits.fewer
-        if len(found[0]) and whole:
-            common = found[0], found[1]
+    elif before["slice"] != after["slice"] and boards[0].data == boards[1].data:
+        first, second = (
+            np.array(board.images.get(str(row["slice"]), ()), dtype=np.int64)
+            for board, row in zip(boards, (before, after), strict=True)
+        )
+        _, places, others = np.intersect1d(first, second, return_indices=True)
+        if len(places) and (len(places) == n[0] or limits.fewer):
+            common = places, others
     return _Pair(who=key, before=before, after=after, boards=boards, common=common)
 
 

@@ -129,9 +129,9 @@ def _options(told: Mapping[str, Any], what: str) -> Options:
     Raises:
         UserError: a value of the wrong kind.
     """
-    judge = {"judge": text_of(told, "judge", "", what)} if "judge" in told else {}
-    counts = {name: _number(told[name], f"{what}: {name}", whole=True) for name in told if name != "judge"}
-    return Options(**judge, **counts)
+    chosen: dict[str, Any] = {"judge": text_of(told, "judge", "", what)} if "judge" in told else {}
+    chosen |= {name: _number(told[name], f"{what}: {name}", whole=True) for name in told if name != "judge"}
+    return Options(**chosen)
 
 
 def _number(value: Any, what: str, *, whole: bool) -> Any:

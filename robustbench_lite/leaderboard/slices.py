@@ -29,19 +29,21 @@ def with_images(baseline: Board, now: Board, path: Path, data_root: Path | None 
     unknown = {str(row["slice"]): int(row["n"]) for row in baseline.rows.to_dict("records")}
     for digest, n in unknown.items():
         if digest not in known and digest not in now.images:
-            for data, images in _likely(now, n, path, data_root):
-                if slice_digest(data, images) == digest:
+            for images in _likely(now, n, path, data_root):
+                if slice_digest(now.data, images) == digest:
                     known[digest] = tuple(images)
                     break
-    return replace(baseline, images=known)
+    # a folder of a run knows its images, and its data: those at the same positions of other data are others
+    return replace(baseline, images=known, data=baseline.data or now.data)
 
 
-def _likely(now: Board, n: int, path: Path, data_root: Path | None) -> Iterator[tuple[str, Sequence[int]]]:
-    """Digests of data, and images: the first n of the run's, and those that the plan beside the baseline chooses."""
-    yield now.data, range(n)
+def _likely(now: Board, n: int, path: Path, data_root: Path | None) -> Iterator[Sequence[int]]:
+    """The first n images of the run's data, and those that the plan beside the baseline chooses of them."""
+    yield range(n)
     toml = path.with_suffix(".toml")
     with suppress(UserError):
         plan = BoardPlan.load(toml).plan
         root = data_root or (None if plan.data_root is None else Path(plan.data_root))
         data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
-        yield data.digest(), datasets.choose(data, plan.samples, plan.slice_seed).tolist()
+        if data.digest() == now.data:
+            yield datasets.choose(data, plan.samples, plan.slice_seed).tolist()

@@ -39,10 +39,8 @@ def faults_without_evidence(found: Files, path: Path) -> list[Fault]:
     cells = list(faults_of_cells(found))
     if cells:
         return cells
-    board = Board.of_files(found)
-    if not len(board.rows):
-        return [Fault(text="it has no rows")]
-    told = list(faults_of_keys(found)) or list(faults_of_rows(board))
+    board, keys = Board.of_files(found), list(faults_of_keys(found))
+    told = keys or list(faults_of_rows(board))
     return told + list(_of_plan(board, path)) if path.with_suffix(".toml").exists() else told
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from robustbench_lite.objectives import Goal, cross_entropy
+from robustbench_lite.randomness import Draws
 from robustbench_lite.run import clocks
 
 if TYPE_CHECKING:
@@ -53,13 +55,13 @@ def measure(subject: "Subject") -> Units:
     return Units(forward=forward / count, gradient=max(both - forward, 0.0) / count)
 
 
-def _answer(subject: "Subject", x: torch.Tensor, draws: object) -> bool:
+def _answer(subject: "Subject", x: Tensor, draws: Draws) -> bool:
     with torch.no_grad():
         subject.system(x, draws, 0)
     return True
 
 
-def _slope(subject: "Subject", x: torch.Tensor, y: torch.Tensor, draws: object) -> bool:
+def _slope(subject: "Subject", x: Tensor, y: Tensor, draws: Draws) -> bool:
     leaf = x.detach().requires_grad_(True)
     loss = cross_entropy(subject.system(leaf, draws, 0), Goal(y=y)).sum()
     if not loss.requires_grad:

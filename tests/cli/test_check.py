@@ -249,7 +249,7 @@ def test_a_baseline_without_rows_figures_or_samples_is_refused(
         assert "worst_case" in capsys.readouterr().err
     whole.iloc[:0].to_csv(tmp_path / "gate.csv", index=False)
     assert here(*run) == 2
-    assert "the baseline has no rows" in capsys.readouterr().err
+    assert "'gate.csv' cannot be trusted: it has no rows" in capsys.readouterr().err
     whole.to_csv(tmp_path / "gate.csv", index=False)
     (tmp_path / "gate.samples.csv").unlink()
     assert here(*run) == 2

@@ -203,9 +203,10 @@ def test_images_that_both_have_seen_are_paired(make_board):
     assert "9 images against 0 of 9 in common" in alarm.how
     assert "compared on the 9 in common" in judge(before, after, Limits(fewer=True)).notes[0]
     more = replace(make_board({"x": {"pgd": "B" * 9 + "R" * 41}}, slice="more"), images={"more": tuple(range(90, 140))})
-    judgement = judge(
-        before, more, LIMITS
-    )  # all of the baseline's images are there: those from 100 on, none of which fell
+    other = replace(more, data="of another dataset")  # where the same positions are of other images
+    assert "compared by intervals" in judge(before, other, LIMITS).notes[0]
+    # all of the baseline's images are there: those from 100 on, none of which fell
+    judgement = judge(before, more, LIMITS)
     assert judgement.alarms == ()
     assert "compared on the 20 in common" in judgement.notes[0]
 
