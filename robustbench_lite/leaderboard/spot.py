@@ -1,7 +1,7 @@
 """A spot check: random images of every row are run again, on the row's own weights, by the row's own attacks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite import zoo
 from robustbench_lite.attack import Attack, prepares
+from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard.board import Board
@@ -23,11 +24,11 @@ from robustbench_lite.leaderboard.samples import unpacked
 from robustbench_lite.leaderboard.slices import slice_digest
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.fates import trials
-from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.systems import Builder
 from robustbench_lite.run.trial import trial
 from robustbench_lite.threat import Threat
 
@@ -83,21 +84,30 @@ def spot(path: Path, options: Spot, reporter: Reporter | None = None) -> Iterato
     places = np.sort(np.random.default_rng(options.seed).permutation(count)[: options.count])
     some = replace(setting, indices=np.sort(setting.indices)[places])
     with some.opened(None, reporter) as opened:
+        check = _Check(
+            board=board, opened=Open(setting=some, builder=_Watched.of(opened.builder)), places=places, slice=digest,
+            options=options, reporter=reporter,
+        )  # fmt: skip
         for model, defense in product(setting.plan.models, setting.plan.chains):
-            own = {
-                text: rows[key]
-                for text in setting.threats
-                if (key := _system(setting.plan, text, model, defense)) in rows
-            }
+            keys = {text: (f"{text}{setting.plan.sees_through}", model, defense) for text in setting.threats}
+            own = {text: rows[key] for text, key in keys.items() if key in rows}
             if own:
-                check = _Check(
-                    board=board, opened=opened, places=places, slice=digest, options=options, reporter=reporter
-                )
                 yield from check.system(model, defense, own)
 
 
-def _system(plan: Plan, threat: str, model: str, defense: str) -> tuple[str, str, str]:
-    return f"{threat}{plan.sees_through}", model, defense
+@dataclass(kw_only=True)
+class _Watched(Builder):
+    """A builder that tells whether something was learned from training data: weights, or parts of a defense."""
+
+    learned: bool = False
+
+    @classmethod
+    def of(cls, builder: Builder) -> "_Watched":
+        return cls(**{one.name: getattr(builder, one.name) for one in fields(Builder)})
+
+    def _train(self) -> Dataset:
+        self.learned = True
+        return super()._train()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,31 +132,38 @@ class _Check:
             if row["slice"] != self.slice:
                 found[text].skipped = "the images here are not those of the leaderboard"
         try:
-            subject, why = self._subject(model, defense, next(iter(rows.values())))
-        except UserError as error:
-            subject, why = None, str(error)
-        for text, row in rows.items():
-            finding = found[text]
-            if subject is None or finding.skipped:
-                finding.skipped = finding.skipped or why
-            elif subject.system.digest != row["digest"] and not self._own_parts(model, defense):
-                finding.faults.append(
-                    f"digest: the weights here are {subject.system.digest}, those of the row {row['digest']}"
-                )
-            elif subject.system.digest != row["digest"]:
-                finding.skipped = (
-                    finding.skipped or "what is trained or fitted here came out otherwise, as it may elsewhere"
-                )
-            elif not finding.skipped:
-                self._row(finding, subject, row, text)
-            yield finding
+            self._rows(model, defense, {text: row for text, row in rows.items() if not found[text].skipped}, found)
+        except UserError as error:  # weights that are not there, an attack that fails: nothing is known of the rest
+            for finding in found.values():
+                if not finding.notes and not finding.faults:
+                    finding.skipped = finding.skipped or str(error)
+        yield from found.values()
 
-    def _subject(self, model: str, defense: str, row: Row) -> tuple[Subject | None, str]:
-        """The system on the images; none, and why, where it would have to be trained."""
+    def _rows(self, model: str, defense: str, rows: Mapping[str, Row], found: Mapping[str, Finding]) -> None:
+        if not rows:
+            return
         if self._trains(model, defense) and not self.options.train:
-            return None, "it is trained on the spot; --train trains it here, and weights may differ by processor"
-        built = self.opened.builder.build(model, defense)
-        return self.opened.subject(built), ""
+            for text in rows:
+                found[
+                    text
+                ].skipped = "it is trained on the spot; --train trains it here, and weights may differ by processor"
+            return
+        builder = self.opened.builder
+        assert isinstance(builder, _Watched)
+        builder.learned = False
+        subject = self.opened.subject(builder.build(model, defense))
+        for text, row in rows.items():
+            here = subject.system.digest
+            if here == row["digest"]:
+                self._row(found[text], subject, row, text)
+            elif builder.learned:
+                found[
+                    text
+                ].skipped = "what is trained or fitted here came out otherwise, as it may on another processor"
+            else:
+                found[text].faults.append(
+                    f"digest: the weights or parts here are {here}, those of the row {row['digest']}"
+                )
 
     def _trains(self, model: str, defense: str) -> bool:
         setting = self.opened.setting
@@ -155,10 +172,6 @@ class _Check:
             allow_pickle=setting.plan.allow_pickle, class_names=setting.data.class_names,
         )  # fmt: skip
         return any(part.trains for part in resolve_defense(defense)) or not loaded.trained
-
-    def _own_parts(self, model: str, defense: str) -> bool:
-        """Whether something of the system was made here: weights, or parts of a defense."""
-        return self._trains(model, defense) or any(part.name != "none" for part in resolve_defense(defense))
 
     def _row(self, finding: Finding, subject: Subject, row: Row, text: str) -> None:
         setting, key = self.opened.setting, key_of(row)
