@@ -543,7 +543,7 @@ class Ran:
 
 def test_nothing_runs_unless_it_is_allowed(code: Path, net: nn.Module, tmp_path: Path) -> None:
     torch.save({"state_dict": net.state_dict(), "extra": Ran(tmp_path / "ran")}, tmp_path / "have.pt")
-    with pytest.raises(UserError, match="holds an object that is made by a function, .*--allow-code"):
+    with pytest.raises(UserError, match=r"holds an object that is made by a function, .*--allow-code"):
         loaded(code, tmp_path / "have.pt")
     assert not (tmp_path / "ran").exists()
     loaded(code, tmp_path / "have.pt", allow_code=True)
