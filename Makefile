@@ -17,7 +17,12 @@ VAE := rbl-runs/vae.safetensors
 PIP_INSTALL = set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check
 SHOW = awk '/^(Collecting|Installing|Successfully|ERROR)/ { print "    " substr($$0, 1, 100); fflush() }'
 
-.PHONY: help evaluate test bench lint types format docs peers clean
+# What an attack's step may cost, in percent above the ratios that were measured: 100 is twice as much. A busy machine moves
+# single ratios by a third; those of files, by which the disk is measured, are left out.
+SLOWER ?= 100
+RATIOS = --benchmark-only --benchmark-compare=tests/benchmarks/ratios.json --benchmark-compare-fail=median:$(SLOWER)%
+
+.PHONY: help evaluate test bench gate ratios lint types format docs peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +41,15 @@ test: .venv/.installed-dev ## the test suite (ARGS="-k threat")
 
 bench: .venv/.installed-dev ## the benchmarks (compare with the peers after make peers)
 	@$(BIN)/python -P -m pytest tests/benchmarks --benchmark-only $(ARGS)
+
+ratios: .venv/.installed-dev ## what steps of attacks cost, beside what was measured; fails where one takes twice as much
+	@RBL_BENCH_ROUNDS=2 $(BIN)/python -P -m pytest tests/benchmarks/test_steps.py -k "not records" --quiet $(RATIOS) \
+	  --benchmark-time-unit=s --benchmark-columns=median,min,max --benchmark-sort=name $(ARGS)
+
+# A fresh folder each time: what an earlier run has computed would be looked up, whatever became of the attacks.
+gate: .venv/.installed ## rbl check against leaderboards/gate-digits.csv
+	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
+	  $(BIN)/rbl check --baseline leaderboards/gate-digits.csv --runs "$$runs" --speed 2.5 --quiet $(ARGS)
 
 lint: .venv/.installed-dev ## ruff, its format, and the types
 	@$(BIN)/ruff check .

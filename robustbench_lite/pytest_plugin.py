@@ -48,7 +48,8 @@ def _compare(baseline: Path, folder: Path, *, update: bool, alpha: float) -> Non
     from robustbench_lite.leaderboard.board import Board
     from robustbench_lite.leaderboard.build import board_of
     from robustbench_lite.leaderboard.columns import key_of
-    from robustbench_lite.leaderboard.gate import Limits, judge
+    from robustbench_lite.leaderboard.comparison import Limits
+    from robustbench_lite.leaderboard.gate import judge
     from robustbench_lite.leaderboard.page import page_of
 
     now = board_of(folder)

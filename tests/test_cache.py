@@ -11,6 +11,7 @@ from learners import SHAPE, blobs, clean_loss, plain, same, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from waiting import PATIENCE
 
 from robustbench_lite import cache, training, zoo
 from robustbench_lite.cache import atomic_write, cache_dir, load_or_make, load_or_train
@@ -276,7 +277,7 @@ def test_two_at_once_do_not_break_each_other(folder, monkeypatch):
 
     def run(model: nn.Module) -> None:
         def train(scratch: Path | None) -> dict[str, object]:
-            barrier.wait(timeout=30)  # both are here: neither found the other's entry
+            barrier.wait(timeout=PATIENCE)  # both are here: neither found the other's entry
             training.fit(model, blobs(), clean_loss, recipe=training.Recipe(epochs=5), seed=0, scratch=scratch)
             return dict(CARD)
 

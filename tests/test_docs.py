@@ -92,6 +92,7 @@ def test_every_rbl_command_shown_is_understood(
     )
     works += ("verify.verify",)
     boards = ("board.Board.read", "plan.BoardPlan.load", "generators.GeneratorPlan.load", "validate.faults")
+    boards += ("validate.seal",)
     for place in boards:
         monkeypatch.setattr(f"robustbench_lite.leaderboard.{place}", lambda *_, **__: reached())
     for place in (*works, *(f"generate.{name}" for name in ("train", "sample", "show")), "quality.measure_files"):
@@ -144,7 +145,7 @@ def test_every_make_target_shown_exists() -> None:
 def test_every_option_named_in_a_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
     known = set(FOREIGN)
     parts = [["generate", name] for name in ("train", "sample", "show", "measure", "latent")]
-    parts += [["leaderboard", name] for name in ("build", "show", "merge", "diff", "validate")]
+    parts += [["leaderboard", name] for name in ("build", "show", "merge", "diff", "validate", "seal")]
     for command in [*([name] for name in COMMANDS), *parts]:
         main([*command, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

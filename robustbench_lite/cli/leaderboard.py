@@ -1,7 +1,8 @@
 """`rbl leaderboard`: tables that are made from records by a plan, never by hand."""
 
+import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,7 +40,16 @@ Examples:
 VALIDATE_EXAMPLES = """\b
 Examples:
   rbl leaderboard validate leaderboards/*.csv
+  rbl leaderboard validate leaderboards/mnist-linf-0.3.csv --spot 20 --data-root DIR
 """
+SEAL_EXAMPLES = """\b
+Examples:
+  rbl leaderboard seal leaderboards/digits-linf.csv
+  rbl leaderboard seal leaderboards/digits-linf.csv --changed digest
+"""
+
+#: images of a row that a spot check names
+_TOLD = 5
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -168,21 +178,22 @@ def diff(
     before: Annotated[Path, typer.Argument(metavar="FILE.csv", help="What was.", show_default=False)],
     after: Annotated[Path, typer.Argument(metavar="FILE.csv", help="What is.", show_default=False)],
 ) -> None:
-    """Say what is different between two leaderboards; exit code 1 if anything is.
+    """Say what is different between two leaderboards, edited ones too; exit code 1 if anything is.
 
     Whether a difference is more than chance is what rbl check asks.
     """
     if _of_generators([before, after]):
         from robustbench_lite.leaderboard import generator_table
 
-        lines = list(generator_table.changes(generator_table.read(before), generator_table.read(after)))
+        tables = (generator_table.read(file, edited=True) for file in (before, after))
+        lines = list(generator_table.changes(*tables))
         print("\n".join(lines) or "nothing is different")
         raise typer.Exit(1 if lines else 0)
     from robustbench_lite.leaderboard.board import Board
     from robustbench_lite.leaderboard.columns import key_of, name_of
     from robustbench_lite.leaderboard.validate import changes
 
-    found = changes(Board.read(before), Board.read(after))
+    found = changes(Board.read(before, edited=True), Board.read(after, edited=True))
     if found.empty:
         print("nothing is different")
         return
@@ -194,13 +205,34 @@ def diff(
 @app.command("validate", epilog=VALIDATE_EXAMPLES)
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.csv...", help="Leaderboards.", show_default=False)],
+    spot: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random images of each row that are run again.", show_default=False)
+    ] = 0,
+    seed: Annotated[int | None, option("N", "Which images --spot draws. [default: others each time]")] = None,
+    budget: Annotated[
+        float,
+        option(
+            "QUERIES", "Queries an image that --spot spends; beyond, the cheapest strong attack alone.", default=10000
+        ),
+    ] = 10000.0,
+    train: Annotated[bool, typer.Option("--train", help="Also check rows that are trained on the spot.")] = False,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Compute again what can be, from the samples of each leaderboard; exit code 1 where one says something else.
+    """Compute again what can be, and notice every other edit; exit code 1 where one says something else.
 
-    What lies beside a leaderboard (NAME.samples.csv and the like) is looked at with it.
+    Accuracies, intervals, marks and ranks are computed again from NAME.samples.csv, the page from plan and table. What cannot
+    be computed again (flags, queries, seeds, digests) is held against the column `evidence`, which finds slips and careless
+    edits; whoever means to forge a table can compute it anew.
+
+    With --spot, random images of each row are run again: the weights must be those of the row, clean answers must be the same,
+    what its attacks have broken must break again, and what they left must hold. Rows that are trained on the spot have other
+    weights on another processor, and are left out unless --train is given.
     """
-    from robustbench_lite.leaderboard.board import belongs_to_another
+    from robustbench_lite.leaderboard.escapes import printable
+    from robustbench_lite.leaderboard.files import belongs_to_another
 
+    drawn = secrets.randbelow(10**6) if seed is None else seed
     wrong = 0
     for file in files:
         if belongs_to_another(file):
@@ -208,11 +240,63 @@ def validate(
         found = _faults(file)
         wrong += len(found)
         for fault in found:
-            complain(f"{file}: {fault}")
+            complain(f"{file}: {printable(fault)}")
         if not found:
             print(f"{file}: sound")
+            if spot and not _of_generators([file]):
+                options = {"count": spot, "seed": drawn, "budget": budget, "train": train, "data_root": data_root}
+                wrong += _spot(file, options, quiet=quiet)
     if wrong:
         raise typer.Exit(1)
+
+
+def _spot(file: Path, options: dict[str, Any], *, quiet: bool) -> int:
+    """Check random images of every row; how many faults there are."""
+    from robustbench_lite.leaderboard.spot import Spot
+    from robustbench_lite.leaderboard.spot import spot as check
+
+    wrong, checked, given = 0, 0, Spot(**options)
+    print(f"{file}: {given.count} random images of each row, drawn with --seed {given.seed}")
+    with stoppable("nothing is kept of a spot check"), Bars(quiet=quiet) as bars:
+        for finding in check(file, given, bars):
+            if finding.skipped:
+                print(f"  not checked: {finding.who}: {finding.skipped}")
+                continue
+            checked, wrong = checked + 1, wrong + len(finding.faults)
+            for fault in finding.faults[:_TOLD]:
+                complain(f"{file}: {finding.who}: {fault}")
+            if len(finding.faults) > _TOLD:
+                complain(f"{file}: {finding.who}: and {len(finding.faults) - _TOLD} more images")
+            print(f"  {'differs' if finding.faults else 'agrees'}: {finding.who}: {'; '.join(finding.notes)}")
+    if not checked:
+        complain(f"{file}: no row could be checked")
+        return 1
+    return wrong
+
+
+@app.command("seal", epilog=SEAL_EXAMPLES)
+def seal(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.csv...", help="Leaderboards.", show_default=False)],
+    changed: Annotated[
+        list[str] | None, option("COLUMN", "A column that was changed on purpose since it was built; may be repeated.")
+    ] = None,
+) -> None:
+    """Add the column `evidence` to leaderboards that have none.
+
+    One that validate finds fault with is refused. Where there is evidence already, it is written anew only if nothing but the
+    columns named by --changed is different from what was built.
+    """
+    from robustbench_lite.leaderboard.files import belongs_to_another
+
+    for file in files:
+        if belongs_to_another(file):
+            continue
+        if _of_generators([file]):
+            from robustbench_lite.leaderboard.generators import seal as write
+        else:
+            from robustbench_lite.leaderboard.validate import seal as write
+        written = write(file, changed or ())
+        print(f"{file}: {'sealed' if written else 'its evidence is in order'}")
 
 
 def _faults(file: Path) -> list[str]:

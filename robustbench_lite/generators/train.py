@@ -111,7 +111,7 @@ class _Watcher:
     recipe: training.Recipe
     look: Look | None
     carry: dict[str, Tensor] = field(default_factory=dict)
-    told: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=lambda: time.monotonic())
 
     def __call__(self, number: int) -> None:
         """After epoch `number`, from 1."""

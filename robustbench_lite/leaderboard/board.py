@@ -1,30 +1,33 @@
-"""A leaderboard as files: NAME.csv, NAME.samples.csv, NAME.timings.csv and NAME.md."""
+"""A leaderboard: its rows in the order of their ranks, and what stands beside them; read from files and written to them."""
 
-import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
+from robustbench_lite.leaderboard import files
+from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
 from robustbench_lite.leaderboard.columns import (
     AFTER,
     BEFORE,
     BESIDE,
     CHECKS,
     KEY,
-    SAMPLES,
-    TIMINGS,
+    ROWS,
     Key,
     attacks_of,
     key_of,
 )
+from robustbench_lite.leaderboard.edits import faults_of_evidence
+from robustbench_lite.leaderboard.escapes import printable
+from robustbench_lite.leaderboard.files import Files
 from robustbench_lite.leaderboard.ranking import ranked
 
-_TEXTS = ("mark", "model", "defense", "training", "architecture", "dataset", "threat", "best_known_source", "flags")
-_WORDS = (*_TEXTS, "digest", "slice", "plan")
+#: columns of whole numbers, and of figures that are computed with
+_WHOLE = ("rank", "parameters", "n", "seeds")
+_FIGURES = ("clean", "worst_case", "best_known", "claimed", "adaptive")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +37,8 @@ class Board:
     Args:
         rows: one a system and threat. samples: which images each attack leaves; may be empty.
         timings: clocks; may be empty. beside: figures of detectors and of a camera, by their name in `columns.BESIDE`.
-        checks: what the checks of the run found; empty where the board is of files.
+        checks: what the checks of the run found; empty where the board is of files. images: digest of a slice (column `slice`) ->
+            the positions of its images, as far as they are known. data: digest of the dataset of a run.
     """
 
     rows: pd.DataFrame
@@ -42,6 +46,8 @@ class Board:
     timings: pd.DataFrame
     beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     checks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHECKS)))
+    images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def attacks(self) -> list[str]:
@@ -61,7 +67,8 @@ class Board:
         if twice.any():
             row = rows[twice].iloc[0]
             raise UserError(
-                f"{row['model']} with {row['defense']} stands twice under {row['threat']}; give each system once"
+                f"{printable(row['model'])} with {printable(row['defense'])} stands twice under {printable(row['threat'])};"
+                " give each system once"
             )
         order = ranked(rows, samples)
         columns = [*BEFORE, *attacks_of(list(order.columns)), *AFTER]
@@ -70,42 +77,51 @@ class Board:
         return cls(rows=order[columns], samples=_sorted(samples, place), timings=_sorted(timings, place), beside=also)
 
     @classmethod
-    def read(cls, path: Path) -> "Board":
+    def read(cls, path: Path, *, edited: bool = False) -> "Board":
         """Read NAME.csv, and the files beside it that are there.
 
+        Args:
+            edited: also one that was edited since it was built, or has no evidence.
+
         Raises:
-            UserError: it cannot be read, or is no leaderboard.
+            UserError: one cannot be read, is no leaderboard, holds a cell that means nothing, or was edited since it was built.
         """
-        rows = _read(path)
-        missing = [name for name in (*BEFORE, *AFTER) if name not in rows.columns]
-        if missing:
-            raise UserError(f"{str(path)!r} is no leaderboard: it has no column {missing[0]!r}")
-        rows = rows.astype(dict.fromkeys(_WORDS, str))
-        for name in (*attacks_of(list(rows.columns)), "clean", "worst_case", "best_known", "claimed", "adaptive"):
-            rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(float)
-        also = {name: frame for name, columns in BESIDE.items() if len(frame := _beside(path, name, columns))}
-        samples, timings = _beside(path, "samples", SAMPLES), _beside(path, "timings", TIMINGS)
-        return cls(rows=rows, samples=samples, timings=timings, beside=also)
+        found = files.read(path)
+        faults = [*faults_of_cells(found)] or [*faults_of_keys(found)]
+        faults = faults or ([] if edited else [*faults_of_evidence(found)])
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            told = f"{faults[0].told(path.stem)}{more}; rbl leaderboard validate {path} says what is wrong"
+            raise UserError(f"{str(path)!r} cannot be trusted: {told}")
+        return cls.of_files(found)
+
+    @classmethod
+    def of_files(cls, found: Files) -> "Board":
+        """The leaderboard of files whose cells are sound."""
+        rows = found.table(ROWS)
+        for name in _WHOLE:
+            rows[name] = [int(float(cell)) if cell else "" for cell in rows[name]]
+        for name in (*attacks_of(list(rows.columns)), *_FIGURES):
+            rows[name] = pd.to_numeric(rows[name]).astype(float)
+        also = {what: table for what in BESIDE if len(table := found.table(what))}
+        return cls(rows=rows, samples=found.table("samples"), timings=found.table("timings"), beside=also)
+
+    def to_files(self) -> Files:
+        """Its files, with the evidence of what they say."""
+        tables = {ROWS: self.rows, "samples": self.samples, **self.beside}
+        if len(self.timings):
+            tables["timings"] = self.timings
+        return files.of_frames(tables).with_evidence()
 
     def write(self, path: Path, page: str) -> tuple[Path, ...]:
         """Write NAME.csv and what belongs to it; `page` is NAME.md. Returns what was written.
 
         Raises:
-            UserError: the folder cannot be written, or the name does not end in .csv.
+            UserError: the folder cannot be written.
         """
-        files = {path: _csv(self.rows), named(path, "samples"): _csv(self.samples), path.with_suffix(".md"): page}
-        if len(self.timings):
-            files[named(path, "timings")] = _csv(self.timings)
-        files |= {named(path, name): _csv(frame) for name, frame in self.beside.items()}
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for place, text in files.items():
-                atomic_write(place, text.encode())
-        return tuple(files)
-
-    def text(self) -> str:
-        """The rows as they stand in NAME.csv."""
-        return _csv(self.rows)
+        texts = self.to_files().texts(path)
+        order = (path, files.place_of(path, "samples"), path.with_suffix(".md"), *texts)
+        return files.write({place: texts.get(place, page) for place in order})
 
     def merged(self, others: "Iterable[Board]") -> "Board":
         """The rows of all, ranked together; of a system that stands in several, those of the last.
@@ -141,12 +157,6 @@ class Board:
         return replace(self, rows=rows.reset_index(drop=True))
 
 
-def belongs_to_another(path: Path) -> bool:
-    """Whether a file is not a leaderboard but lies beside one: NAME.samples.csv and the like, of a NAME.csv that is there."""
-    stem, _, what = path.stem.rpartition(".")
-    return what in ("samples", "timings", *BESIDE) and path.with_name(f"{stem}.csv").exists()
-
-
 def _joined(old: pd.DataFrame, more: pd.DataFrame, new: Collection[Key]) -> pd.DataFrame:
     """Both, without the old lines of systems that are new."""
     if not len(old):
@@ -160,33 +170,3 @@ def _sorted(frame: pd.DataFrame, place: dict[Key, int]) -> pd.DataFrame:
         return frame
     order = [place[key_of(row)] for row in frame.to_dict("records")]
     return frame.assign(_place=order).sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return str(frame.to_csv(index=False, lineterminator="\n"))
-
-
-def named(path: Path, what: str) -> Path:
-    """NAME.WHAT.csv, which lies beside NAME.csv."""
-    return path.with_name(f"{path.stem}.{what}.csv")
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values={}, dtype=str)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the leaderboard {str(path)!r}: {error}") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{str(path)!r} is no leaderboard: {error}") from None
-
-
-def _beside(path: Path, what: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    beside = named(path, what)
-    if not beside.exists():
-        return pd.DataFrame(columns=list(columns))
-    frame = _read(beside)
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise UserError(f"{str(beside)!r} has no column {missing[0]!r}; build the leaderboard again")
-    return frame

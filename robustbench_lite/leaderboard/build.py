@@ -23,11 +23,13 @@ def build(
     data_root: str | None = None,
     reporter: Reporter | None = None,
     jobs: int | None = 1,
+    fresh: bool = False,
 ) -> Board:
     """Run the evaluation of every seed in a folder of its own, where it goes on after a kill, and rank what it says.
 
     Args:
         folder: where the runs are kept: FOLDER/seed-N. data_root: where datasets lie, instead of the plan's.
+        fresh: compute again what is kept there.
 
     Raises:
         UserError: as an evaluation; or a cell of one failed.
@@ -36,7 +38,7 @@ def build(
     for seed in plan.seeds:
         own = replace(plan.plan, seed=seed, data_root=data_root or plan.plan.data_root)
         place = folder / f"seed-{seed}"
-        result = run(own, out=place, reporter=reporter, jobs=jobs)
+        result = run(own, out=place, reporter=reporter, jobs=jobs, fresh=fresh)
         if result.failed:
             cell, why = next(iter(result.failed.items()))
             raise UserError(f"a cell of the leaderboard failed: {cell}: {why}; what was computed is kept in {place}")
@@ -60,7 +62,7 @@ def built_from(plan: BoardPlan, runs: Sequence[Path]) -> Board:
         UserError: a folder holds no run, or two do not hold the same systems on the same images.
     """
     found = [found_in(folder) for folder in runs]
-    rows = _with_external(_with_spread(found), plan.external)
+    rows = with_external(_with_spread(found), plan.external)
     if plan.submissions:
         told = images_of(runs[0]), data_of(runs[0])
         rows = with_submissions(rows, found[0].samples, plan.submissions, *told)
@@ -81,7 +83,7 @@ def _with_spread(found: Sequence[Found]) -> pd.DataFrame:
     return first.assign(seeds=len(found), seed_spread=spread.to_numpy())
 
 
-def _with_external(rows: pd.DataFrame, external: Sequence[External]) -> pd.DataFrame:
+def with_external(rows: pd.DataFrame, external: Sequence[External]) -> pd.DataFrame:
     """What others found where it is lower than what was found here."""
     rows = rows.copy()
     for one in external:

@@ -9,25 +9,23 @@ from scipy import special
 
 from robustbench_lite.results.thresholds import THRESHOLDS
 
-#: a share of the images that were looked at, with a limit above 0
-SHARES = frozenset(
-    {
-        *("noise-beats-gradient", "black-box-beats-gradient", "transfer-beats-gradient", "one-step-beats-iterative"),
-        *("plain-gradients-vanish", "loss-stands-still", "not-converged", "doubling-breaks-more"),
-    }
-)
 #: a number of images, with a limit above 0
 COUNTS = frozenset({"not-monotone-in-eps"})
 
 
+def is_share(name: str) -> bool:
+    """Whether a check looks at a share of the images, with a limit above 0."""
+    return name in THRESHOLDS and THRESHOLDS[name].of_samples and THRESHOLDS[name].limit > 0
+
+
 def counted(name: str) -> bool:
     """Whether a check counts images and forgives some of them, so that chance may lift it over its limit."""
-    return name in SHARES or name in COUNTS
+    return is_share(name) or name in COUNTS
 
 
 def images(name: str, value: float, n: int) -> float:
     """How many of the n images a check that counts has found."""
-    return round(value * n) if name in SHARES else value
+    return round(value * n) if is_share(name) else value
 
 
 def chance(name: str, value: float, n: int) -> float:

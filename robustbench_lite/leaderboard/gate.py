@@ -10,154 +10,163 @@ is the chance that any of them cries without reason (Holm).
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.leaderboard.baseline import refuse, rows_of
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.checks import SHARES, chance, counted, images
-from robustbench_lite.leaderboard.columns import CLEAN, KEY, WORST, Key, key_of, name_of, number_of
+from robustbench_lite.leaderboard.checks import chance, counted, images, is_share
+from robustbench_lite.leaderboard.columns import CLEAN, FLAGGED, KEY, WORST, Key, name_of, number_of
+from robustbench_lite.leaderboard.comparison import Comparison, Judgement, Kind, Limits
+from robustbench_lite.leaderboard.escapes import printable
+from robustbench_lite.leaderboard.gate_costs import Costs, dearer
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.statistics import clopper_pearson, holm, mcnemar
 from robustbench_lite.results.thresholds import THRESHOLDS
 
-Kind = Literal["less robust", "less accurate", "weaker attack", "missing", "flag", "queries", "time"]
+Row = Mapping[Any, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the gate lets pass.
-
-    Args:
-        alpha: chance of a false alarm, over the whole gate. tolerance: share by which an accuracy may change, 0 to 1.
-        queries, seconds: factors by which the cost of a sample may grow; None: not compared.
-        flags: a check that counts images alarms where it is above its limit beyond chance, or whenever it fires anew.
-    """
-
-    alpha: float = 0.05
-    tolerance: float = 0.0
-    queries: float | None = 1.5
-    seconds: float | None = None
-    flags: Literal["tested", "any"] = "tested"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alarm:
-    """Something that is worse than it was.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pair:
+    """A system in the baseline and now.
 
     Args:
-        who: the row. what: the column. before, after: its figures; of a check that counts images, its limit and what it counts.
-        p: of a test, corrected over the gate; else NaN. how: what it rests on, in words.
+        common: places of the images that both have seen, in the samples of each; None where that is not known, or they have
+            none in common.
     """
 
-    kind: Kind
     who: Key
-    what: str
-    before: float
-    after: float
-    p: float
-    how: str
+    before: Row
+    after: Row
+    boards: tuple[Board, Board]
+    common: tuple[NDArray[np.int64], NDArray[np.int64]] | None
 
-    def __str__(self) -> str:
-        name = name_of(self.who)
-        if self.kind in ("less robust", "less accurate", "weaker attack"):
-            change = f"{100 * self.before:.1f} % -> {100 * self.after:.1f} %"
-            return f"{self.kind}: {name}: {self.what} {change} ({self.how})"
-        if self.kind in ("queries", "time"):
-            whose = "" if self.what == self.kind else f"{self.what} "
-            return f"{self.kind}: {name}: {whose}{self.before:g} -> {self.after:g} a sample ({self.how})"
-        return f"{self.kind}: {name}: {self.how}"
+    @property
+    def same_images(self) -> bool:
+        return bool(self.before["slice"] == self.after["slice"])
 
+    @property
+    def same_system(self) -> bool:
+        """Whether weights and parts are the same: only then must an attack leave no more than it did."""
+        return bool(self.before["digest"]) and self.before["digest"] == self.after["digest"]
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What the gate says: alarms, how many comparisons it made, and what it could not compare, in words."""
-
-    alarms: tuple[Alarm, ...]
-    tests: int
-    rows: int
-    notes: tuple[str, ...]
+    def left(self, sample: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Which of the images in common an attack leaves, before and after; None where one side does not tell."""
+        both = [_left(board, self.who, sample) for board in self.boards]
+        if self.common is None or both[0] is None or both[1] is None:
+            return None
+        return both[0][self.common[0]], both[1][self.common[1]]
 
 
 def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
-    """Compare every row of the baseline with the same system now."""
-    old = {key_of(row): row for row in baseline.rows.to_dict("records")}
-    new = {key_of(row): row for row in now.rows.to_dict("records")}
-    alarms: list[Alarm] = []
+    """Compare every row of the baseline with the same system now.
+
+    Raises:
+        UserError: the baseline, or the run, is such that nothing could fail; see `baseline.refuse`.
+    """
+    old, new = rows_of(baseline), rows_of(now)
+    refuse(old, new, fewer=limits.fewer)
     notes: list[str] = [f"{name_of(key)} is not in the baseline" for key in new if key not in old]
-    tests: list[Alarm] = []
-    costs = _Costs.of(baseline), _Costs.of(now)
+    tests: list[Comparison] = []
+    others: list[Comparison] = []
+    costs = Costs.of(baseline), Costs.of(now)
     for key, before in old.items():
+        others.append(_missing(key, "missing", "this run" if key in new else None))
         if key not in new:
-            alarms.append(_plain("missing", key, "it is in the baseline and not in this run"))
             continue
-        after = new[key]
-        tests += _tests(key, before, after, baseline, now)
+        pair = _pair(key, before, new[key], (baseline, now), limits)
+        own = list(_tests(pair))
         measured = list(_measured(key, before, now)) if limits.flags == "tested" else []
-        tests += measured
-        gone = [one for one in baseline.attacks if not _absent(before[one]) and _absent(after.get(one, ""))]
-        alarms += [_plain("missing", key, f"{attack} ran in the baseline and not in this run") for attack in gone]
-        alarms += _flags(key, before, after, {test.what for test in measured})
-        alarms += _dearer(key, before, after, costs, limits)
-        if before["slice"] != after["slice"]:
-            notes.append(f"{name_of(key)} was seen on other images than in the baseline: compared by intervals")
-        if before["digest"] != after["digest"]:
-            notes.append(f"{name_of(key)} has other weights or parts than in the baseline")
-    corrected = list(_corrected(tests))
-    failed = [test for test in corrected if _fails(test, limits)]
-    notes += [f"{one}; that may be chance" for one in corrected if _fires(one) and not _fails(one, limits)]
-    return Judgement(alarms=(*failed, *alarms), tests=len(tests), rows=len(old), notes=tuple(notes))
+        tests += [*own, *measured]
+        if not own:
+            others.append(
+                Comparison(kind="missing", who=key, what="missing", how="nothing of it could be compared", failed=True)
+            )
+        others += _attacks(pair)
+        others += _flags(pair, {test.what for test in measured})
+        if pair.same_images:
+            others += dearer(key, before, pair.after, costs, limits)
+        notes += _notes(pair)
+    corrected = [replace(test, failed=_fails(test, limits)) for test in _corrected(tests)]
+    notes += [f"{one}; that may be chance" for one in corrected if _fires(one) and not one.failed]
+    return Judgement(comparisons=(*corrected, *others), rows=len(old), notes=tuple(notes))
 
 
-def _corrected(tests: Sequence[Alarm]) -> Iterator[Alarm]:
+def _pair(key: Key, before: Row, after: Row, boards: tuple[Board, Board], limits: Limits) -> _Pair:
+    """Images are paired where both sides saw the same; where not, by their positions, if all of the baseline are there."""
+    n = int(before["n"]), int(after["n"])
+    common: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    if before["slice"] == after["slice"] and n[0] == n[1]:
+        common = np.arange(n[0]), np.arange(n[1])
+    elif before["slice"] != after["slice"] and boards[0].data == boards[1].data:
+        first, second = (
+            np.array(board.images.get(str(row["slice"]), ()), dtype=np.int64)
+            for board, row in zip(boards, (before, after), strict=True)
+        )
+        _, places, others = np.intersect1d(first, second, return_indices=True)
+        if len(places) and (len(places) == n[0] or limits.fewer):
+            common = places, others
+    return _Pair(who=key, before=before, after=after, boards=boards, common=common)
+
+
+def _notes(pair: _Pair) -> Iterator[str]:
+    name = name_of(pair.who)
+    if not pair.same_images:
+        n = f"{pair.after['n']} images, {pair.before['n']} in the baseline"
+        how = "by intervals" if pair.common is None else f"on the {len(pair.common[0])} in common"
+        yield f"{name} was seen on other images than in the baseline ({n}): compared {how}; queries are not compared"
+    if pair.before["digest"] != pair.after["digest"]:
+        yield f"{name} has other weights or parts than in the baseline"
+
+
+def _corrected(tests: Sequence[Comparison]) -> Iterator[Comparison]:
     """Each with a p that is corrected for all of them."""
     for test, p in zip(tests, holm([test.p for test in tests]), strict=True):
         yield replace(test, p=p, how=f"{test.how}, p = {p:.2g} over {len(tests)} tests")
 
 
-def _fails(test: Alarm, limits: Limits) -> bool:
+def _fails(test: Comparison, limits: Limits) -> bool:
     small = test.kind != "flag" and abs(test.after - test.before) <= limits.tolerance + 1e-9
     return test.p < limits.alpha and not small
 
 
-def _fires(test: Alarm) -> bool:
+def _fires(test: Comparison) -> bool:
     return test.kind == "flag" and test.after > test.before
 
 
-def _tests(
-    key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], baseline: Board, now: Board
-) -> Iterator[Alarm]:
+def _tests(pair: _Pair) -> Iterator[Comparison]:
     """Clean and robust accuracy may not fall, and no attack may leave more of the same system than it did."""
-    same = before["slice"] == after["slice"]
-    yield from _test("less accurate", key, "clean", CLEAN, -1, before, after, baseline, now, same)
-    yield from _test("less robust", key, "worst_case", WORST, -1, before, after, baseline, now, same)
-    if before["digest"] != after["digest"] or not before["digest"]:
+    yield from _test("less accurate", pair, "clean", CLEAN, -1)
+    yield from _test("less robust", pair, "worst_case", WORST, -1)
+    if not pair.same_system:
         return  # another system may well be more robust
-    yield from _test("weaker attack", key, "worst_case", WORST, 1, before, after, baseline, now, same)
-    for attack in baseline.attacks:
-        if not _absent(before[attack]) and not _absent(after.get(attack, "")):
-            yield from _test("weaker attack", key, attack, attack, 1, before, after, baseline, now, same)
+    yield from _test("weaker attack", pair, "worst_case", WORST, 1)
+    for attack in pair.boards[0].attacks:
+        if not _absent(pair.before[attack]) and not _absent(pair.after.get(attack, "")):
+            yield from _test("weaker attack", pair, attack, attack, 1)
 
 
-def _test(
-    kind: Kind, key: Key, column: str, sample: str, sign: int, before: Mapping[Any, Any], after: Mapping[Any, Any],
-    baseline: Board, now: Board, same: bool,
-) -> Iterator[Alarm]:  # fmt: skip
+def _test(kind: Kind, pair: _Pair, column: str, sample: str, sign: int) -> Iterator[Comparison]:
     """One-sided: `sign` -1 asks whether the figure fell, 1 whether it rose."""
-    first, second = float(before[column]), float(after[column])
+    first, second = float(pair.before[column]), float(pair.after[column])
     if math.isnan(first) or math.isnan(second):
         return
-    one, two = (_left(board, key, sample) if same else None for board in (baseline, now))
-    if one is not None and two is not None and len(one) == len(two):
-        pair = mcnemar(two, one) if sign > 0 else mcnemar(one, two)
-        toward = pair.only_first > pair.only_second
-        p, how = (pair.p if toward else 1.0), f"{pair.only_first} images against {pair.only_second}"
+    left = pair.left(sample)
+    if left is not None:
+        one, two = left
+        paired = mcnemar(two, one) if sign > 0 else mcnemar(one, two)
+        p = paired.p if paired.only_first > paired.only_second else 1.0
+        how = f"{paired.only_first} images against {paired.only_second}"
+        if not pair.same_images:
+            first, second, how = float(one.mean()), float(two.mean()), f"{how} of {len(one)} in common"
     else:
-        n = int(before["n"]), int(after["n"])
+        n = int(pair.before["n"]), int(pair.after["n"])
         p, how = _apart(first, n[0], second, n[1], sign), "exact intervals"
-    yield Alarm(kind=kind, who=key, what=column, before=first, after=second, p=p, how=how)
+    yield Comparison(kind=kind, who=pair.who, what=column, before=first, after=second, p=p, how=how)
 
 
 def _apart(first: float, n: int, second: float, m: int, sign: int) -> float:
@@ -173,7 +182,7 @@ def _apart(first: float, n: int, second: float, m: int, sign: int) -> float:
     return high
 
 
-def _measured(key: Key, before: Mapping[Any, Any], now: Board) -> Iterator[Alarm]:
+def _measured(key: Key, before: Mapping[Any, Any], now: Board) -> Iterator[Comparison]:
     """A test for each check that counts images and did not fire before: is what it counts above its limit by more than chance?
 
     `before` of these is the limit, `after` what was counted, in images.
@@ -185,57 +194,43 @@ def _measured(key: Key, before: Mapping[Any, Any], now: Board) -> Iterator[Alarm
         if counted(name) and name not in old and math.isfinite(value):
             found, limit = images(name, value, n), THRESHOLDS[name]
             how = f"the check {name} counts {found:g} of {n}, limit {limit.limit_text}, and did not fire before"
-            most = limit.limit * n if name in SHARES else limit.limit
+            most = limit.limit * n if is_share(name) else limit.limit
             p = chance(name, value, n)
-            yield Alarm(kind="flag", who=key, what=name, before=most, after=found, p=p, how=how)
+            yield Comparison(kind="flag", who=key, what=name, before=most, after=found, p=p, how=how)
 
 
-def _flags(key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], tested: Collection[str]) -> Iterator[Alarm]:
+def _attacks(pair: _Pair) -> Iterator[Comparison]:
+    """Whether every attack of the baseline ran."""
+    for attack in pair.boards[0].attacks:
+        if not _absent(pair.before[attack]):
+            there = not _absent(pair.after.get(attack, ""))
+            yield _missing(pair.who, attack, "this run" if there else None)
+
+
+def _missing(key: Key, what: str, where: str | None) -> Comparison:
+    """A row, or one of its attacks, that is there or is not."""
+    if what == "missing":
+        how = "it is in the baseline and in this run" if where else "it is in the baseline and not in this run"
+    else:
+        how = f"{printable(what)} ran in the baseline and {'' if where else 'not '}in this run"
+    return Comparison(kind="missing", who=key, what=what, how=how, failed=where is None)
+
+
+def _flags(pair: _Pair, tested: Collection[str]) -> Iterator[Comparison]:
     """Checks that fire and did not, but for those that are tested; and marks that are new."""
-    old = set(str(before["flags"]).split(";"))
-    for flag in str(after["flags"]).split(";"):
-        if flag and flag not in old and flag not in tested:
-            yield _plain("flag", key, f"the check {flag} fires, and did not before")
-    for mark in str(after["mark"]).split("; "):
-        if mark and mark != "flagged" and mark not in str(before["mark"]):
-            yield _plain("flag", key, f"it is marked {mark!r}, and was not before")
+    old, marked = set(str(pair.before["flags"]).split(";")), str(pair.before["mark"]).split("; ")
+    flags = [one for one in str(pair.after["flags"]).split(";") if one and one not in old and one not in tested]
+    marks = [one for one in str(pair.after["mark"]).split("; ") if one and one != FLAGGED and one not in marked]
+    for flag in flags:
+        yield _flag(pair.who, flag, f"the check {printable(flag)} fires, and did not before")
+    for mark in marks:
+        yield _flag(pair.who, mark, f"it is marked {printable(mark)!r}, and was not before")
+    if not flags and not marks:
+        yield Comparison(kind="flag", who=pair.who, what="flag", how="no check fires that did not before")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Costs:
-    """Of a leaderboard's rows: queries a sample by attack, and seconds a sample."""
-
-    queries: Mapping[tuple[Key, str], float]
-    seconds: Mapping[Key, float]
-
-    @classmethod
-    def of(cls, board: Board) -> "_Costs":
-        asked = {
-            (key_of(row), str(row["attack"])): number_of(row["queries"]) for row in board.samples.to_dict("records")
-        }
-        seconds = {key_of(row): float(row["seconds_per_sample"]) for row in board.timings.to_dict("records")}
-        return cls(queries={one: value for one, value in asked.items() if math.isfinite(value)}, seconds=seconds)
-
-
-def _dearer(
-    key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], costs: tuple[_Costs, _Costs], limits: Limits
-) -> Iterator[Alarm]:
-    """Queries of each attack, since a cheap one would hide behind a dear one, else of all together; and seconds."""
-    old, new = costs
-    attacks = [attack for who, attack in old.queries if who == key and (key, attack) in new.queries]
-    pairs = [(attack, old.queries[key, attack], new.queries[key, attack]) for attack in attacks]
-    grown = list(_grown("queries", key, pairs, limits.queries))
-    whole = [("queries", float(before["queries"]), float(after["queries"]))]
-    yield from grown or _grown("queries", key, whole, limits.queries)
-    clock = [("time", old.seconds.get(key, math.nan), new.seconds.get(key, math.nan))]
-    yield from _grown("time", key, clock, limits.seconds)
-
-
-def _grown(kind: Kind, key: Key, pairs: Sequence[tuple[str, float, float]], factor: float | None) -> Iterator[Alarm]:
-    for what, first, second in pairs:
-        if factor is not None and second > factor * first:
-            how = f"grew {second / first:.2f} times, {factor:g} allowed" if first > 0 else "was nothing before"
-            yield Alarm(kind=kind, who=key, what=what, before=first, after=second, p=math.nan, how=how)
+def _flag(key: Key, what: str, how: str) -> Comparison:
+    return Comparison(kind="flag", who=key, what=what, how=how, failed=True)
 
 
 def _left(board: Board, key: Key, attack: str) -> NDArray[np.bool_] | None:
@@ -247,10 +242,6 @@ def _left(board: Board, key: Key, attack: str) -> NDArray[np.bool_] | None:
     forms = own[own["attack"].map(base_of) == base_of(attack)]
     found = [left_by(forms.iloc[[place]], str(forms["attack"].iloc[place]))[key] for place in range(len(forms))]
     return np.logical_and.reduce(found) if found else None
-
-
-def _plain(kind: Kind, key: Key, how: str) -> Alarm:
-    return Alarm(kind=kind, who=key, what=kind, before=math.nan, after=math.nan, p=math.nan, how=how)
 
 
 def _absent(value: object) -> bool:

@@ -1,10 +1,12 @@
 """What the gate says, for people and for machines: text, Markdown, JUnit XML, GitHub annotations."""
 
+import math
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from robustbench_lite.leaderboard.columns import name_of
-from robustbench_lite.leaderboard.gate import Judgement
+from robustbench_lite.leaderboard.comparison import SHARES, Comparison, Judgement
+from robustbench_lite.leaderboard.escapes import for_markdown, printable
 
 
 def text(judgement: Judgement) -> str:
@@ -21,44 +23,52 @@ def summary(judgement: Judgement) -> str:
 
 def markdown(judgement: Judgement, title: str) -> str:
     """A summary for a pull request."""
-    out = [f"### {title}: {summary(judgement)}", ""]
+    out = [f"### {for_markdown(title)}: {summary(judgement)}", ""]
     if judgement.alarms:
         out += ["| what | system | before | after | why |", "|---|---|---:|---:|---|"]
         for alarm in judgement.alarms:
-            shares = alarm.kind in ("less robust", "less accurate", "weaker attack")
-            figures = [_figure(value, shares) for value in (alarm.before, alarm.after)]
-            if alarm.kind == "flag" and alarm.what != alarm.kind:
+            figures = [_figure(value, alarm.kind in SHARES) for value in (alarm.before, alarm.after)]
+            if alarm.kind == "flag" and not math.isnan(alarm.before):
                 figures[0] = f"limit {figures[0]}"
             what = alarm.kind if alarm.what == alarm.kind else f"{alarm.kind}: {alarm.what}"
             cells = (what, name_of(alarm.who), *figures, alarm.how)
-            out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            out.append("| " + " | ".join(map(for_markdown, cells)) + " |")
         out.append("")
-    out += [f"- {note}" for note in judgement.notes]
+    out += [f"- {for_markdown(note)}" for note in judgement.notes]
     return "\n".join(out).rstrip("\n") + "\n"
 
 
 def annotations(judgement: Judgement, file: str) -> Iterator[str]:
     """A GitHub workflow command an alarm."""
     for alarm in judgement.alarms:
-        yield f"::error file={_escaped(file, ',:')},title={_escaped(alarm.kind, ',:')}::{_escaped(str(alarm))}"
+        where = f"file={_escaped(file, ',:')},title={_escaped(alarm.kind, ',:')}"
+        yield f"::error {where}::{_escaped(printable(str(alarm)))}"
 
 
 def junit(judgement: Judgement, name: str) -> str:
-    """JUnit XML: a test case an alarm, and one that passes where there is none."""
-    count = len(judgement.alarms)
-    suite = ElementTree.Element("testsuite", name=name, tests=str(max(1, count)), failures=str(count), errors="0")
-    if not count:
-        ElementTree.SubElement(suite, "testcase", classname="rbl.check", name=summary(judgement))
-    for alarm in judgement.alarms:
-        case = ElementTree.SubElement(
-            suite,
-            "testcase",
-            classname=f"rbl.check.{alarm.kind}",
-            name=f"{name_of(alarm.who)} · {alarm.what}",
-        )
-        ElementTree.SubElement(case, "failure", message=str(alarm), type=alarm.kind).text = str(alarm)
+    """JUnit XML: a test case for everything that the gate looked at, with its figures; what is worse is a failure."""
+    count = len(judgement.comparisons)
+    failed = str(len(judgement.alarms))
+    suite = ElementTree.Element("testsuite", name=printable(name), tests=str(count), failures=failed, errors="0")
+    for one in judgement.comparisons:
+        who = f"{name_of(one.who)} · {printable(one.what)}"
+        case = ElementTree.SubElement(suite, "testcase", classname=f"rbl.check.{one.kind}", name=who)
+        if one.failed:
+            failure = ElementTree.SubElement(case, "failure", message=printable(str(one)), type=one.kind)
+            failure.text = printable(str(one))
+        ElementTree.SubElement(case, "system-out").text = "\n".join(_told(one))
+    if judgement.notes:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(printable, judgement.notes))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _told(one: Comparison) -> Iterator[str]:
+    """Before, after and p, as far as there are any, and what they rest on."""
+    for name, value in (("before", one.before), ("after", one.after), ("p", one.p)):
+        if not math.isnan(value):
+            yield f"{name}: {value:.6g}"
+    yield printable(one.how)
 
 
 def _figure(value: float, share: bool) -> str:

@@ -1,15 +1,19 @@
 """The table of a leaderboard of generators: read, joined, compared, written, and its page."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
-from robustbench_lite.leaderboard.board import named
+from robustbench_lite.leaderboard.cells import is_number
+from robustbench_lite.leaderboard.columns import EVIDENCE, TEXTS
+from robustbench_lite.leaderboard.escapes import for_markdown, printable
+from robustbench_lite.leaderboard.evidence import edited as edited_columns
+from robustbench_lite.leaderboard.fault import Fault
+from robustbench_lite.leaderboard.files import as_csv, parsed, place_of, sealed
+from robustbench_lite.leaderboard.files import write as write_files
 from robustbench_lite.results.generators import CLOCK, HEAD, SHOWN, base
 
 #: what stands before a judge in a setting, and what a table writes shorter
@@ -27,16 +31,54 @@ def is_table(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> pd.DataFrame:
-    """The table as texts, as it stands in its file.
+def read(path: Path, *, edited: bool = False) -> pd.DataFrame:
+    """The table as texts, as it stands in its file, without its evidence.
+
+    Args:
+        edited: also one that was edited since it was written.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or was edited.
+    """
+    table = read_sealed(path)
+    wrong = [] if edited else list(edits(table))
+    if wrong:
+        told = f"{wrong[0].told(path.stem)}; rbl leaderboard validate {path} says what is wrong"
+        raise UserError(f"{str(path)!r} cannot be trusted: {told}")
+    return table.drop(columns=EVIDENCE, errors="ignore")
+
+
+def read_sealed(path: Path, needed: Sequence[str] = _KEY) -> pd.DataFrame:
+    """The table with its evidence, if it has any.
+
+    Args:
+        needed: the columns that it must have.
+
+    Raises:
+        UserError: it cannot be read, has too few columns, or a figure that is none.
     """
     try:
-        return read_text(path.read_text(encoding="utf-8"))
+        table = read_text(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the table of generators {str(path)!r}: {error}") from None
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise UserError(f"{str(path)!r} is no table of generators: it has no column {missing[0]!r}")
+    for name in (name for name in table.columns if name not in TEXTS):
+        odd = [cell for cell in table[name] if cell and not is_number(cell)]
+        if odd:
+            told = f"{printable(name)} = {printable(odd[0])[:40]!r}"
+            raise UserError(f"{str(path)!r}: {told}; accepted: a number, or nothing")
+    return table
+
+
+def edits(table: pd.DataFrame) -> Iterator[Fault]:
+    """The rows that are not what they were when the table was written, as far as it has evidence."""
+    for row in table.to_dict("records") if EVIDENCE in table else ():
+        columns = edited_columns(row[EVIDENCE], row)
+        if columns:
+            who = " · ".join(filter(None, (printable(row[name]) for name in HEAD)))
+            yield Fault(who=who, columns=tuple(columns), text="not what was written; the row's evidence does not fit")
 
 
 def read_timed(path: Path) -> pd.DataFrame:
@@ -45,16 +87,16 @@ def read_timed(path: Path) -> pd.DataFrame:
     Raises:
         UserError: one of the two cannot be read.
     """
-    table, clocks = read(path), named(path, "timings")
+    table, clocks = read(path), place_of(path, "timings")
     if CLOCK in table or not clocks.exists():
         return table
-    joined = table.merge(read(clocks), how="left", on=list(HEAD)).fillna("")
+    joined = table.merge(read_sealed(clocks, HEAD), how="left", on=list(HEAD)).fillna("")
     return joined[[*(name for name in joined if name != "source"), "source"]]
 
 
 def read_text(text: str) -> pd.DataFrame:
     """The same of the file's content."""
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[])
+    return parsed(text)
 
 
 def parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -117,19 +159,17 @@ def write(target: Path, table: pd.DataFrame, markdown: str) -> tuple[Path, ...]:
     Raises:
         UserError: the folder cannot be written.
     """
-    written = {target: csv_of(table.drop(columns=CLOCK, errors="ignore")), target.with_suffix(".md"): markdown}
+    whole = sealed(read_text(csv_of(table.drop(columns=CLOCK, errors="ignore"))))
+    written = {target: csv_of(whole), target.with_suffix(".md"): markdown}
     if CLOCK in table:
         clocks = table.loc[table[CLOCK].notna() & (table[CLOCK] != ""), [*HEAD, CLOCK]]
-        written[named(target, "timings")] = csv_of(clocks)
-    with writing(target.parent):
-        for path, text in written.items():
-            atomic_write(path, text.encode())
-    return tuple(written)
+        written[place_of(target, "timings")] = csv_of(clocks)
+    return write_files(written)
 
 
 def csv_of(table: pd.DataFrame) -> str:
     """The table as the text of its file."""
-    return table.to_csv(index=False, float_format="%.6g")
+    return as_csv(table, float_format="%.6g")
 
 
 def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:
@@ -140,8 +180,8 @@ def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:
     """
     out = [f"# {title}", "", *([about, ""] if about else [])]
     for data, own in parts(table):
-        out += [f"## {data}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
-        out += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in own.to_numpy()]
+        out += [f"## {for_markdown(data)}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
+        out += ["| " + " | ".join(for_markdown(str(cell)) for cell in row) + " |" for row in own.to_numpy()]
         out.append("")
     out += [
         "± is the spread over seeds, or of one training over samplings. There is no rank: no figure says it all, and what papers"

@@ -10,22 +10,28 @@ import pandas as pd
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
+from robustbench_lite.leaderboard.columns import EVIDENCE
+from robustbench_lite.leaderboard.edits import UNSEALED
+from robustbench_lite.leaderboard.escapes import printable
+from robustbench_lite.leaderboard.files import sealed
+from robustbench_lite.leaderboard.files import write as write_files
 from robustbench_lite.leaderboard.generator_table import (
     csv_of,
+    edits,
     merged,
     page,
-    read,
+    read_sealed,
     read_text,
     read_timed,
     without_gaps,
     write,
 )
-from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of
+from robustbench_lite.leaderboard.plan import known_keys, seeds_of, tables_of, text_of
 from robustbench_lite.results.generators import HEAD, base
 from robustbench_lite.run.generate import train
 from robustbench_lite.run.quality import Options, measure_files, seeds_told, steps_told
 
-_RECIPE = ("epochs", "batch_size", "learning_rate", "ema")
+_RECIPE, _WHOLE = ("epochs", "batch_size", "learning_rate", "ema"), ("epochs", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,8 @@ class GeneratorPlan:
         if not isinstance(trainings, list):
             raise UserError(f"{what}: training is one table; write [[training]]")
         return cls(
-            title=str(own.get("title", path.stem)), about=str(own.get("about", "")), options=Options(**measure),
+            title=text_of(own, "title", path.stem, what), about=text_of(own, "about", "", what),
+            options=_options(measure, f"{what}: [measure]"),
             trainings=tuple(_training(one, f"{what}: [[training]]") for one in trainings),
         )  # fmt: skip
 
@@ -111,10 +118,32 @@ def _training(told: Mapping[str, Any], what: str) -> Training:
     if "generator" not in told:
         raise UserError(f"{what} has no generator")
     seeds = seeds_of(told, 0, what)
-    recipe = {name: told[name] for name in _RECIPE if name in told}
-    return Training(
-        generator=str(told["generator"]), dataset=str(told.get("dataset", "digits")), seeds=tuple(seeds), recipe=recipe
-    )
+    recipe = {name: _number(told[name], f"{what}: {name}", whole=name in _WHOLE) for name in _RECIPE if name in told}
+    generator, dataset = text_of(told, "generator", "", what), text_of(told, "dataset", "digits", what)
+    return Training(generator=generator, dataset=dataset, seeds=tuple(seeds), recipe=recipe)
+
+
+def _options(told: Mapping[str, Any], what: str) -> Options:
+    """How generators are measured.
+
+    Raises:
+        UserError: a value of the wrong kind.
+    """
+    chosen: dict[str, Any] = {"judge": text_of(told, "judge", "", what)} if "judge" in told else {}
+    chosen |= {name: _number(told[name], f"{what}: {name}", whole=True) for name in told if name != "judge"}
+    return Options(**chosen)
+
+
+def _number(value: Any, what: str, *, whole: bool) -> Any:
+    """A number from 0 of the plan.
+
+    Raises:
+        UserError: it is something else.
+    """
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 2**63:
+        raise UserError(f"{what} = {str(value)[:60]}; accepted: a {'whole ' if whole else ''}number from 0")
+    return value
 
 
 def build(
@@ -176,7 +205,14 @@ def faults(path: Path) -> Iterator[str]:
     Raises:
         UserError: it cannot be read.
     """
-    table, toml = read(path), path.with_suffix(".toml")
+    whole = read_sealed(path)
+    table = whole.drop(columns=EVIDENCE, errors="ignore")
+    yield from ([UNSEALED] if EVIDENCE not in whole else (one.told(path.stem) for one in edits(whole)))
+    yield from _without_evidence(table, path)
+
+
+def _without_evidence(table: pd.DataFrame, path: Path) -> Iterator[str]:
+    toml = path.with_suffix(".toml")
     for row in table[table["kind"] == "published"].to_dict("records"):
         if not any(_tells(one, row) for one in PUBLISHED):
             yield f"{row['generator']} on {row['data']}: {row['source'] or 'nobody'} does not tell that"
@@ -198,6 +234,23 @@ def faults(path: Path) -> Iterator[str]:
     beside = path.with_suffix(".md")
     if not beside.exists() or beside.read_text(encoding="utf-8") != plan.page(table, path.stem):
         yield f"{beside.name} is not what {path.name} and {toml.name} give"
+
+
+def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Write the evidence of a table that has none, or in which these columns were changed on purpose; see `validate.seal`.
+
+    Raises:
+        UserError: it is not sound, or something else was changed.
+    """
+    whole = read_sealed(path)
+    found = [] if EVIDENCE not in whole else list(edits(whole))
+    wrong = list(_without_evidence(whole.drop(columns=EVIDENCE, errors="ignore"), path))
+    wrong += [one.told(path.stem) for one in found if not set(one.columns) <= set(changed)]
+    if wrong:
+        raise UserError(f"{str(path)!r} is not sealed: {printable(wrong[0])}")
+    if EVIDENCE in whole and not found:
+        return ()
+    return write_files({path: csv_of(sealed(whole.drop(columns=EVIDENCE, errors="ignore")))})
 
 
 def _tells(paper: Row, row: Mapping[Any, Any]) -> bool:

@@ -1,8 +1,11 @@
 """A leaderboard to be read: NAME.md, and a table for the terminal."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
 
 import pandas as pd
 from rich import box
@@ -11,11 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.columns import CLEAN, KEY, key_of, number_of
+from robustbench_lite.leaderboard.columns import CLEAN, KEY, ORDER, key_of, number_of
+from robustbench_lite.leaderboard.escapes import for_markdown, printable
 from robustbench_lite.leaderboard.plan import BoardPlan
 from robustbench_lite.results.grid import percent
 
 _CLAIMED = "Claimed: under the attacks that do not know the defense."
+_UNRANKED = (
+    "A row marked order-dependent has no rank: its system answers by an image's place in the batch, or by its company, so that it"
+    " has no robust accuracy that others can be compared with."
+)
 NOTES = (
     "Rank: 1 + the number of systems that are significantly better in the worst case (exact McNemar tests on the same images,"
     " Holm-corrected over the table, 5 %). Interval: exact, 95 %, over test images. Queries: forwards and backwards an image,"
@@ -27,25 +35,25 @@ NOTES = (
 
 def markdown(board: Board, plan: BoardPlan, name: str) -> str:
     """The page of a leaderboard that was built from NAME.toml: NAME.md."""
-    origin = f"Built from [{name}.toml]({name}.toml) by `rbl leaderboard build {name}.toml`;"
+    origin = f"Built from {_link(f'{name}.toml')} by `rbl leaderboard build {_code(f'{name}.toml')}`;"
     return page_of(board, name, plan.title, origin, plan.about)
 
 
 def page_of(board: Board, name: str, title: str, origin: str, about: str = "") -> str:
     """A page: title, what it is about, the tables, and where they come from."""
-    out = [f"# {title}", "", *([about, ""] if about else [])]
+    out = [f"# {printable(title)}", "", *([about, ""] if about else [])]
     for sheet in _sheets(board):
-        columns = sheet.columns
+        columns = list(map(for_markdown, sheet.columns))
         out += [
-            f"{'#' * sheet.level} {sheet.title}",
+            f"{'#' * sheet.level} {for_markdown(sheet.title)}",
             "",
             "| " + " | ".join(columns) + " |",
-            "|" + "|".join(_rule(one) for one in columns) + "|",
+            "|" + "|".join(_rule(one) for one in sheet.columns) + "|",
         ]
-        out += ["| " + " | ".join(_escaped(cell) for cell in cells) + " |" for cells in sheet.rows]
+        out += ["| " + " | ".join(map(_in_markdown, cells)) + " |" for cells in sheet.rows]
         out.append("")
     out += [f"{note}\n" for note in _notes(board)]
-    out += [f"{origin} all columns are in [{name}.csv]({name}.csv)."]
+    out += [f"{origin} all columns are in {_link(f'{name}.csv')}."]
     return "\n".join(out) + "\n"
 
 
@@ -55,10 +63,11 @@ def shown(board: Board) -> Group:
     for sheet in _sheets(board):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for one in sheet.columns:
-            table.add_column(one, justify="left" if one in _LEFT else "right", overflow="fold")
+            side: Literal["left", "right"] = "left" if one in _LEFT else "right"
+            table.add_column(Text(printable(one)), justify=side, overflow="fold")
         for cells in sheet.rows:
-            table.add_row(*map(Text, cells))
-        parts += [Text(sheet.title, style="bold"), table]
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        parts += [Text(printable(sheet.title), style="bold"), table]
     return Group(*parts, *(Text(f" {note}") for note in _notes(board)))
 
 
@@ -104,7 +113,8 @@ def _claims_more(own: pd.DataFrame) -> bool:
 
 def _notes(board: Board) -> list[str]:
     claimed = [_CLAIMED] if _claims_more(board.rows) else []
-    return [*NOTES, *claimed, *(note for what, (_, _, note) in _BESIDE.items() if what in board.beside)]
+    unranked = [_UNRANKED] if any(ORDER in str(mark).split("; ") for mark in board.rows["mark"]) else []
+    return [*NOTES, *unranked, *claimed, *(note for what, (_, _, note) in _BESIDE.items() if what in board.beside)]
 
 
 _NOTHING = pd.DataFrame(columns=list(KEY))
@@ -176,11 +186,12 @@ def _cells(row: Mapping[str, object], columns: list[str]) -> Iterator[str]:
             source = str(row["best_known_source"])
             yield _percent(row["best_known"]) + (f" ({source})" if source not in ("", "here") else "")
         elif name == "marks":
-            yield "; ".join(part for part in (str(row["mark"]), str(row["flags"]).replace(";", ", ")) if part)
+            flags = ", ".join(flag for flag in str(row["flags"]).split(";") if flag != ORDER)
+            yield "; ".join(part for part in (str(row["mark"]), flags) if part)
         elif name == "seed spread":
             yield _percent(row["seed_spread"])
         elif name == "rank":
-            yield str(row["rank"])
+            yield str(row["rank"]) or "-"
         elif name in ("parameters", "queries"):
             yield _amount(row[name])
         else:
@@ -209,8 +220,21 @@ def _rule(column: str) -> str:
     return "---" if column in _LEFT else "---:"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+#: a figure, with its interval perhaps: nothing in it is markup
+_FIGURE = re.compile(r"(?:-|[0-9.,]+)(?: \[[0-9., -]+\])?")
+
+
+def _in_markdown(cell: str) -> str:
+    return cell if _FIGURE.fullmatch(cell) else for_markdown(cell)
+
+
+def _link(file: str) -> str:
+    return f"[{for_markdown(file)}]({quote(file)})"
+
+
+def _code(text: str) -> str:
+    """A text between backticks, which a file's name may hold itself."""
+    return printable(text).replace("`", "'")
 
 
 def _dicts(own: pd.DataFrame) -> list[Mapping[str, object]]:

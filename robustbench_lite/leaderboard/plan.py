@@ -34,7 +34,7 @@ def seeds_of(told: Mapping[str, Any], default: int, what: str) -> list[int]:
     """
     seeds = told.get("seeds", [default])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{what}: seeds = {seeds!r}; accepted: a list of whole numbers such as [0, 1, 2]")
+        raise UserError(f"{what}: seeds = {str(seeds)[:60]}; accepted: a list of whole numbers such as [0, 1, 2]")
     return seeds
 
 
@@ -86,18 +86,30 @@ class BoardPlan:
         table = tables_of(path)
         own, external = table.pop("leaderboard", {}), table.pop("external", [])
         what = f"the plan {str(path)!r}"
-        if not isinstance(external, list):
-            raise UserError(f"{what}: external is one table; write [[external]]")
+        if not isinstance(external, list) or not all(isinstance(one, Mapping) for one in external):
+            raise UserError(f"{what}: external is no list of tables; write [[external]]")
         known_keys(own, _OWN, f"{what}: [leaderboard]")
         plan = Plan.from_toml(tomli_w.dumps(table), what)
         seeds = seeds_of(own, plan.seed, what)
         if len(set(seeds)) < len(seeds):
-            raise UserError(f"{what}: seeds = {seeds!r} holds a number twice")
+            raise UserError(f"{what}: seeds = {str(seeds)[:60]} holds a number twice")
         return cls(
-            plan=plan, title=str(own.get("title", path.stem)), about=str(own.get("about", "")), seeds=tuple(seeds),
+            plan=plan, title=text_of(own, "title", path.stem, what), about=text_of(own, "about", "", what), seeds=tuple(seeds),
             external=tuple(_external(one, what) for one in external if "verdict" not in one),
             submissions=submissions.load([_verdict(one, what) for one in external if "verdict" in one], path.parent),
         )  # fmt: skip
+
+
+def text_of(table: Mapping[str, Any], name: str, default: str, what: str) -> str:
+    """A text of the table `[leaderboard]`.
+
+    Raises:
+        UserError: it is something else.
+    """
+    value = table.get(name, default)
+    if not isinstance(value, str):
+        raise UserError(f"{what}: {name} = {str(value)[:60]}; accepted: a text")
+    return value
 
 
 def plan_digest(plan: Plan) -> str:
@@ -107,7 +119,7 @@ def plan_digest(plan: Plan) -> str:
 
 def _verdict(table: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     known_keys(table, ("verdict", "source"), f"{what}: [[external]] with a verdict")
-    return table
+    return {name: text_of(table, name, "", f"{what}: [[external]]") for name in table}
 
 
 def _external(table: Mapping[str, Any], what: str) -> External:
@@ -117,8 +129,9 @@ def _external(table: Mapping[str, Any], what: str) -> External:
         raise UserError(f"{what}: [[external]] has no {absent[0]}; it needs model, robust and source")
     robust = table["robust"]
     if isinstance(robust, bool) or not isinstance(robust, int | float) or not 0 <= robust <= 1 or math.isnan(robust):
-        raise UserError(f"{what}: [[external]] has robust = {robust!r}; accepted: a share from 0 to 1")
-    texts = {name: str(table[name]) for name in ("model", "source", "defense", "threat") if name in table}
+        raise UserError(f"{what}: [[external]] has robust = {str(robust)[:60]}; accepted: a share from 0 to 1")
+    names = ("model", "source", "defense", "threat")
+    texts = {name: text_of(table, name, "", f"{what}: [[external]]") for name in names if name in table}
     return External(robust=float(robust), **texts)
 
 

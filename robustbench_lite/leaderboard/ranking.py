@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from robustbench_lite.leaderboard.columns import WORST, Key, key_of
+from robustbench_lite.leaderboard.columns import WORST, Key, key_of, ranks
 from robustbench_lite.leaderboard.samples import unpacked
 from robustbench_lite.results.statistics import holm, mcnemar
 
@@ -22,7 +22,8 @@ def ranked(rows: pd.DataFrame, samples: pd.DataFrame, alpha: float = ALPHA) -> p
     The rank is 1 + the number of systems that are significantly better in the worst case: exact McNemar tests over the same
     images, Holm-corrected over all pairs of the table. Systems that were not seen on the same images are not compared.
     A row with a mark (a flag, no adaptive result) may claim too much: it comes after all rows without one, and is ahead of none
-    of them.
+    of them. A row marked `order-dependent` has no number to be ranked by: it comes last, its rank is "", and it is compared with
+    nobody.
 
     Args:
         rows: of `rows.found_in`. samples: of the same, for the tests.
@@ -30,16 +31,24 @@ def ranked(rows: pd.DataFrame, samples: pd.DataFrame, alpha: float = ALPHA) -> p
     left = left_by(samples, WORST)
     parts = []
     for _, own in rows.groupby(["dataset", "threat"], sort=False):
-        better = _better(own, left, alpha)
-        sound = own["mark"] == ""
-        ahead = [len(better[place] & set(own.index[sound])) for place in own.index]
-        behind = [int(sound.sum()) + len(better[place] - set(own.index[sound])) for place in own.index]
-        ranks = np.where(sound, ahead, behind) + 1
-        marked = own.assign(rank=ranks, _sound=~sound)
-        names = ["_sound", "rank", "worst_case", "clean", "model", "defense"]
-        order = [True, True, False, False, True, True]
-        parts.append(marked.sort_values(names, ascending=order, kind="stable").drop(columns="_sound"))
-    return pd.concat(parts, ignore_index=True) if parts else rows.assign(rank=0)
+        with_rank = own["mark"].map(ranks)
+        better = _better(own[with_rank], left, alpha)
+        sound = set(own.index[own["mark"] == ""])
+        places = [_rank(better[place], sound, place in sound) if place in better else "" for place in own.index]
+        order = own.assign(
+            rank=pd.Series(places, index=own.index, dtype=object), _sound=[p not in sound for p in own.index]
+        )
+        order = order.assign(_last=~with_rank, _rank=[place or 0 for place in places])
+        names = ["_last", "_sound", "_rank", "worst_case", "clean", "model", "defense"]
+        downwards = ["worst_case", "clean"]
+        sort = order.sort_values(names, ascending=[name not in downwards for name in names], kind="stable")
+        parts.append(sort.drop(columns=["_last", "_sound", "_rank"]))
+    return pd.concat(parts, ignore_index=True) if parts else rows.assign(rank="")
+
+
+def _rank(better: set[int], sound: set[int], is_sound: bool) -> int:
+    """The rank of a row, given those that are significantly better: a row with a mark stands behind all without one."""
+    return 1 + (len(better & sound) if is_sound else len(sound) + len(better - sound))
 
 
 def left_by(samples: pd.DataFrame, attack: str) -> dict[Key, NDArray[np.bool_]]:

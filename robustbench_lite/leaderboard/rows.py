@@ -10,23 +10,20 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.hashing import hash_json
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
     BESIDE,
     CHECKS,
     CLEAN,
-    FLAGGED,
     KEY,
-    NOT_ADAPTIVE,
     SAMPLES,
     TIMINGS,
-    UNFINISHED,
     WORST,
-    suspect,
+    marks,
 )
 from robustbench_lite.leaderboard.plan import plan_digest
 from robustbench_lite.leaderboard.samples import packed
+from robustbench_lite.leaderboard.slices import slice_digest
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.detection import detection
 from robustbench_lite.results.fates import Cell, Expected, Trial, trials, worst_case
@@ -49,10 +46,13 @@ class Found:
     timings: pd.DataFrame
     checks: pd.DataFrame
     beside: Mapping[str, pd.DataFrame]
+    images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    data: str = ""
 
     def ranked(self) -> Board:
         """The same as a leaderboard."""
-        return replace(Board.of(self.rows, self.samples, self.timings, self.beside), checks=self.checks)
+        board = Board.of(self.rows, self.samples, self.timings, self.beside)
+        return replace(board, checks=self.checks, images=self.images, data=self.data)
 
 
 def found_in(folder: Path) -> Found:
@@ -62,11 +62,14 @@ def found_in(folder: Path) -> Found:
         UserError: the folder holds no run, or one without a verdict on the clean images.
     """
     records, timings, diagnostics = read_run(folder)
+    data, images = data_of(folder), images_of(folder)
+    digest = slice_digest(data, images)
     told = Told(
-        environment=read_environment(folder), slice=_slice(folder), plan=_plan(folder), timings=timings,
+        environment=read_environment(folder), slice=digest, plan=_plan(folder), timings=timings,
         physical=read_physical(folder),
     )  # fmt: skip
-    return found_of(records, told, diagnostics, expected=expected_of(timings))
+    found = found_of(records, told, diagnostics, expected=expected_of(timings))
+    return replace(found, images={digest: tuple(images)}, data=data)
 
 
 def found_of(
@@ -79,7 +82,7 @@ def found_of(
     """
     every = list(trials(records, expected))
     rows = [_row(trial, told, flags_of(trial.system, diagnostics)) for trial in every]
-    samples = [sample for trial in every for sample in _samples(trial)]
+    samples = [sample for trial in every for sample in lines_of(trial)]
     clocks = [_clock(trial, told) for trial in every]
     return Found(
         rows=pd.DataFrame(rows),
@@ -115,14 +118,9 @@ def _row(trial: Trial, told: Told, flags: str) -> dict[str, Any]:
     share, low, high = _interval(worst)
     right, clean_low, clean_high = _interval(clean)
     fired = ";".join(flag for flag in flags.split(";") if not flag.endswith("?"))
-    marks = [
-        *([UNFINISHED] if math.isnan(share) else []),
-        *([NOT_ADAPTIVE] if hides and not adaptive else []),
-        *([FLAGGED] if suspect(fired) else []),
-    ]
     return {
         **_key(trial),
-        "mark": "; ".join(marks),
+        "mark": marks(fired, unfinished=math.isnan(share), not_adaptive=hides and not adaptive),
         "training": system.get("defense", ""),
         "architecture": system.get("architecture", architecture_of(trial.system[1])),
         "parameters": system.get("parameters", ""),
@@ -153,7 +151,7 @@ def _together(trial: Trial, cells: Sequence[Cell]) -> float:
     return _share(worst_case([cell.fates for cell in cells], trial.worst.index)["robust"]) if cells else math.nan
 
 
-def _samples(trial: Trial) -> Iterator[dict[str, Any]]:
+def lines_of(trial: Trial) -> Iterator[dict[str, Any]]:
     """A line for the clean images, the worst case, and every attack; none where a sample has no verdict."""
     worst = trial.worst
     if worst["right"].notna().all():
@@ -189,8 +187,26 @@ def _clock(trial: Trial, told: Told) -> dict[str, Any]:
     own = told.timings[(names == [dataset, model, defense, threat]).all(axis=1)]
     seconds = float(own["seconds"].sum())
     each = round(seconds / len(trial.worst), _DIGITS)
-    device = told.environment.get("device", "")
-    return {**_key(trial), "seconds": round(seconds, 2), "seconds_per_sample": each, "device": device}
+    clock = {"seconds": round(seconds, 2), "seconds_per_sample": each, "cost": _cost(trial, own)}
+    return {**_key(trial), **clock, "device": told.environment.get("device", "")}
+
+
+def _cost(trial: Trial, timings: pd.DataFrame) -> float:
+    """The work of the attacks in units of the bare forwards and gradients that they asked for; NaN where it was not measured.
+
+    Attacks that learn first are left out: what that takes is counted apart, and no query of a sample.
+    """
+    work = bare = 0.0
+    if "unit_forward" not in timings:  # a run of before they were measured
+        return math.nan
+    for row in timings.to_dict("records"):
+        rows = [cell.rows[cell.rows["key"] == row["key"]] for cell in trial.cells]
+        forwards, backwards = (float(sum(one[name].sum() for one in rows)) for name in ("forwards", "backwards"))
+        if not float(row["setup_queries"]) and forwards:
+            gradients = backwards * float(row["unit_gradient"]) if backwards else 0.0
+            work += float(row["busy_seconds"])
+            bare += forwards * float(row["unit_forward"]) + gradients
+    return round(work / bare, 3) if bare > 0 and math.isfinite(work) else math.nan
 
 
 def _key(trial: Trial) -> dict[str, str]:
@@ -236,11 +252,6 @@ def images_of(folder: Path) -> list[int]:
     except (OSError, ValueError, KeyError):
         raise UserError(f"{str(folder)!r} holds no run; give the folder that rbl evaluate --out wrote") from None
     return [int(index) for index in chosen]
-
-
-def _slice(folder: Path) -> str:
-    """Twelve letters over which images were looked at; their data's own digest is in it."""
-    return hash_json([data_of(folder), images_of(folder)], 6)
 
 
 def _plan(folder: Path) -> str:

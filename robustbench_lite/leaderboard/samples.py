@@ -1,5 +1,7 @@
 """Which samples are left, as text: a hexadecimal digit for four of them."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +26,14 @@ def unpacked(text: str, n: int) -> NDArray[np.bool_]:
     Raises:
         UserError: the text is not of n samples.
     """
-    digits = -(-n // 4)
-    try:
-        bits = "".join(f"{int(digit, 16):04b}" for digit in text)
-    except ValueError:
-        bits = ""
-    if len(text) != digits or len(bits) != 4 * digits or "1" in bits[n:]:
+    if not fits(text, n):
         raise UserError(f"{text[:20]!r} is not the text of {n} samples; build the leaderboard again")
+    bits = "".join(f"{int(digit, 16):04b}" for digit in text)
     return np.array([bit == "1" for bit in bits[:n]], dtype=bool)
+
+
+def fits(text: str, n: int) -> bool:
+    """Whether a text is that of n samples: as many digits, and no bit beyond them."""
+    spare = -n % 4
+    digits = len(text) == -(-n // 4) and re.fullmatch("[0-9a-f]*", text) is not None
+    return digits and (not text or int(text[-1], 16) % (1 << spare) == 0)

@@ -49,7 +49,7 @@ class Submission:
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"cannot read the verdict {str(path)!r}: {error}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise UserError(f"{str(path)!r} is no verdict that rbl verify --out wrote") from None
 
 

@@ -1,23 +1,25 @@
-"""Does a leaderboard say what its records say? Everything in it that can be computed again is."""
+"""Does a leaderboard say what its records said? What can be computed again is; what cannot is protected by its evidence."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.leaderboard import files
 from robustbench_lite.leaderboard.board import Board
-from robustbench_lite.leaderboard.columns import CLEAN, FLAGGED, KEY, WORST, key_of, suspect
+from robustbench_lite.leaderboard.build import with_external
+from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
+from robustbench_lite.leaderboard.columns import KEY, Key, key_of, name_of, number_of
+from robustbench_lite.leaderboard.edits import faults_of_evidence
+from robustbench_lite.leaderboard.fault import Fault
+from robustbench_lite.leaderboard.files import Files
 from robustbench_lite.leaderboard.page import markdown
 from robustbench_lite.leaderboard.plan import BoardPlan, plan_digest
-from robustbench_lite.leaderboard.ranking import left_by
-from robustbench_lite.results.statistics import clopper_pearson
-
-_CLOSE = 2e-6
+from robustbench_lite.leaderboard.recompute import faults_of_rows
 
 
 def faults(path: Path) -> list[str]:
@@ -26,76 +28,112 @@ def faults(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read, or is no leaderboard.
     """
-    board = Board.read(path)
-    found = list(_of_rows(board))
-    if not found:
-        again = Board.of(board.rows, board.samples, board.timings, board.beside)
-        if again.text() != board.text():
-            found.append("the rows are not in the order, or do not have the ranks, that their samples give")
-    toml = path.with_suffix(".toml")
-    if toml.exists():
-        found += _of_plan(board, toml, path)
-    return found
+    found = files.read(path)
+    computed = faults_without_evidence(found, path)
+    edits = [one for one in faults_of_evidence(found) if not any(told.tells(one) for told in computed)]
+    return [one.told(path.stem) for one in (*computed, *edits)]
 
 
-def _of_rows(board: Board) -> Iterator[str]:
-    if board.rows.duplicated(list(KEY)).any():
-        yield "a system stands in it twice under one threat"
-        return
+def faults_without_evidence(found: Files, path: Path) -> list[Fault]:
+    """Cells that mean nothing; else what the samples, the plan and the page beside it do not bear out."""
+    cells = list(faults_of_cells(found))
+    if cells:
+        return cells
+    board, keys = Board.of_files(found), list(faults_of_keys(found))
+    told = keys or list(faults_of_rows(board))
+    return told + list(_of_plan(board, path)) if path.with_suffix(".toml").exists() else told
+
+
+def _of_plan(board: Board, path: Path) -> Iterator[Fault]:
+    toml, page = path.with_suffix(".toml"), path.with_suffix(".md")
     try:
-        worst, clean = left_by(board.samples, WORST), left_by(board.samples, CLEAN)
+        plan = BoardPlan.load(toml)
     except UserError as error:
-        yield str(error)
+        yield Fault(text=str(error))
         return
-    rows = {key_of(row): row for row in board.rows.to_dict("records")}
-    for key in worst:
-        if key not in rows:
-            yield f"{' · '.join(key)} has samples and no row"
-    for key, row in rows.items():
-        for fault in _of_row(row, worst.get(key), clean.get(key), board.attacks):
-            yield f"{' · '.join(key)}: {fault}"
+    yield from _of_systems(board, plan, toml.name)
+    yield from _of_seeds(board, plan, toml.name)
+    yield from _of_external(board, plan, toml.name)
+    if not page.exists() or page.read_text(encoding="utf-8", errors="replace") != markdown(board, plan, path.stem):
+        yield Fault(text=f"{page.name} is not what {path.name} and {toml.name} give")
 
 
-def _of_row(
-    row: dict[Any, Any], worst: np.ndarray | None, clean: np.ndarray | None, attacks: list[str]
-) -> Iterator[str]:
-    n, share = int(row["n"]), float(row["worst_case"])
-    if worst is None or clean is None:
-        if not math.isnan(share):
-            yield "it has a worst case and no samples"
+def _of_systems(board: Board, plan: BoardPlan, toml: str) -> Iterator[Fault]:
+    """Every system of the plan has a row, and every row is one of its systems."""
+    one = plan.plan
+    known = {"threat": [f"{threat}{one.sees_through}" for threat in one.threats], "model": one.models}
+    known |= {"defense": one.chains}
+    rows = {key_of(row)[1:]: row for row in board.rows.to_dict("records")}
+    for row in rows.values():
+        odd = tuple(name for name, names in known.items() if row[name] not in names)
+        if odd:
+            yield Fault(who=name_of(key_of(row)), columns=odd, text=f"{toml} has no such system")
+    systems = [(t, m, d) for t in known["threat"] for m in known["model"] for d in known["defense"]]
+    for system in systems:
+        if system not in rows:
+            key: Key = (one.dataset, *system)
+            yield Fault(who=name_of(key), text=f"it is in {toml}, and has no row")
+
+
+def _of_seeds(board: Board, plan: BoardPlan, toml: str) -> Iterator[Fault]:
+    digest, count = plan_digest(replace(plan.plan, seed=plan.seeds[0])), len(plan.seeds)
+    for row in board.rows.to_dict("records"):
+        who = name_of(key_of(row))
+        if row["plan"] not in ("", digest):
+            yield Fault(who=who, columns=("plan",), text=f"it was not built from {toml} as it is now")
+        if int(row["seeds"]) != count:
+            yield Fault(who=who, columns=("seeds",), text=f"{row['seeds']}, and {toml} has {count}")
+        if math.isnan(number_of(row["seed_spread"])) == (count > 1) and not math.isnan(number_of(row["worst_case"])):
+            text = "there is one seed" if count == 1 else f"nothing, and there are {count} seeds"
+            yield Fault(who=who, columns=("seed_spread",), text=text)
+
+
+def _of_external(board: Board, plan: BoardPlan, toml: str) -> Iterator[Fault]:
+    """What others found, as far as the plan tells figures; examples that were judged need the images."""
+    if plan.submissions:
         return
-    if len(worst) != n or len(clean) != n:
-        yield f"it has n = {n}, and samples of {len(worst)} images"
+    bare = board.rows.assign(
+        best_known=board.rows["worst_case"],
+        best_known_source=["" if math.isnan(share) else "here" for share in board.rows["worst_case"]],
+    )
+    try:
+        should = with_external(bare, plan.external)
+    except UserError as error:
+        yield Fault(text=str(error))
         return
-    if abs(float(worst.mean()) - share) > _CLOSE or abs(float(clean.mean()) - float(row["clean"])) > _CLOSE:
-        yield "its accuracies are not those of its samples"
-    if (worst & ~clean).any():
-        yield "an image that is misclassified untouched counts as robust"
-    low, high = clopper_pearson(int(worst.sum()), n)
-    if abs(low - float(row["worst_low"])) > _CLOSE or abs(high - float(row["worst_high"])) > _CLOSE:
-        yield "its interval is not the exact one of its worst case"
-    for attack in attacks:
-        # An attack that leaves some images out is about fewer of them, and may say less.
-        if float(row[attack]) < share - _CLOSE and not _left_out(attack):
-            yield f"its worst case is above what {attack} leaves"
-    if float(row["best_known"]) > share + _CLOSE:
-        yield "its best known value is above its worst case"
-    if bool(suspect(str(row["flags"]))) != (FLAGGED in str(row["mark"])):
-        yield "its mark does not say what its flags say"
+    for row, again in zip(board.rows.to_dict("records"), should.to_dict("records"), strict=True):
+        odd = tuple(name for name in ("best_known", "best_known_source") if not _same(row[name], again[name]))
+        if odd:
+            told = " and ".join(f"{again[name]}" for name in odd)
+            yield Fault(who=name_of(key_of(row)), columns=odd, text=f"{toml} and the worst case give {told}")
 
 
-def _left_out(attack: str) -> bool:
-    return "targeted" in attack
+def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Write the evidence of a leaderboard that has none, or in which these columns of NAME.csv were changed on purpose.
+
+    Returns:
+        the files that were written; none where the evidence is in order.
+
+    Raises:
+        UserError: it is not sound, or something else was changed.
+    """
+    found = files.read(path)
+    wrong = [*faults_without_evidence(found, path)]
+    wrong = wrong or list(_unmeant(found, changed))
+    if wrong:
+        also = "; name the columns that were changed on purpose: --changed COLUMN" if changed or found.sealed else ""
+        raise UserError(f"{str(path)!r} is not sealed: {wrong[0].told(path.stem)}{also}")
+    if found.sealed and not list(faults_of_evidence(found)):
+        return ()
+    texts = found.with_evidence().texts(path)
+    clocks = files.place_of(path, "timings")
+    return files.write({place: text for place, text in texts.items() if place != clocks})
 
 
-def _of_plan(board: Board, toml: Path, path: Path) -> Iterator[str]:
-    plan = BoardPlan.load(toml)
-    page = path.with_suffix(".md")
-    if not page.exists() or page.read_text(encoding="utf-8") != markdown(board, plan, path.stem):
-        yield f"{page.name} is not what {path.name} and {toml.name} give"
-    known = {str(value) for value in board.rows["plan"]} - {""}
-    if known and plan_digest(replace(plan.plan, seed=plan.seeds[0])) not in known:
-        yield f"no row was built from {toml.name} as it is now"
+def _unmeant(found: Files, changed: Sequence[str]) -> Iterator[Fault]:
+    """Edits of a sealed leaderboard that nobody answers for."""
+    if found.sealed:
+        yield from (one for one in faults_of_evidence(found) if not set(one.columns) <= set(changed) or not one.columns)
 
 
 def changes(before: Board, after: Board) -> pd.DataFrame:

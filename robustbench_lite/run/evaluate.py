@@ -49,7 +49,7 @@ from robustbench_lite.threat import Threat
 
 TIMINGS = (
     *("dataset", "model", "defense", "threat", "attack", "needs", "key", "expected", "seconds", "setup_seconds"),
-    *("setup_queries", "batch_size", "floor", "failed", "stages"),
+    *("setup_queries", "busy_seconds", "unit_forward", "unit_gradient", "batch_size", "floor", "failed", "stages"),
 )
 
 

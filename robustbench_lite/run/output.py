@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import platform
 import subprocess
 import time
@@ -41,6 +42,8 @@ from robustbench_lite.run.treatment import hides, treatment
 
 #: a hidden file older than this many seconds is no longer being written by anybody
 _LEFT = 3600
+#: what a clock tells of the work, and the units that were measured beside it
+_MEASURED = ("seconds", "busy_seconds", "unit_forward", "unit_gradient")
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "scikit-learn")
 
 
@@ -121,9 +124,10 @@ class Output:
         before = self._before.get(clock["key"]) if clock["key"] else None
         if before is None:
             return clock
-        clock = clock | {"seconds": clock["seconds"] + float(before["seconds"])}
-        if clock["seconds"] - float(before["seconds"]) < 1.0 and before["failed"] == clock["failed"]:
-            clock["seconds"] = float(before["seconds"])  # nothing was computed, only looked up
+        now = clock["seconds"]
+        clock = clock | {name: clock[name] + float(before.get(name, math.nan)) for name in ("seconds", "busy_seconds")}
+        if now < 1.0 and before["failed"] == clock["failed"]:  # nothing was computed, only looked up
+            clock |= {name: float(before.get(name, math.nan)) for name in _MEASURED}
         return clock | {"stages": both(clock["stages"], str(before.get("stages") or ""))}
 
     def held(self, key: str) -> frozenset[int]:

@@ -12,6 +12,7 @@ import torch
 from robustbench_lite.errors import UserError
 from robustbench_lite.guard import is_memory_error, told
 from robustbench_lite.rows import concat
+from robustbench_lite.run import clocks
 from robustbench_lite.run.cascade import Part, Settled, Spare, computed
 from robustbench_lite.run.cell import Cell, left_out
 from robustbench_lite.run.cell_rows import ended_rows, named, settled_rows
@@ -32,11 +33,13 @@ _SELDOM = 20
 class Ran:
     """What came of a cell: its rows, seconds spent now, kept examples by index, and why it failed, if it did.
 
-    `stages` are the seconds of each stage, by place and name; `computed`, whether there was anything to do.
+    `busy_seconds` are those of this process's own work (`clocks.busy`), setup included; `stages` the seconds of each stage, by
+    place and name; `computed`, whether there was anything to do.
     """
 
     rows: pd.DataFrame
     seconds: float = 0.0
+    busy_seconds: float = 0.0
     examples: dict[int, np.ndarray] = field(default_factory=dict)
     failed: str = ""
     setup_seconds: float = 0.0
@@ -96,7 +99,8 @@ def run_cell(
 
     progress = CellProgress(report, write)
     progress.broken = int(known["broken"].sum())
-    started, complete = time.perf_counter(), False
+    device, complete = cell.subject.device, False
+    started, busy = clocks.wall(), clocks.busy(device)
     try:
         for part in _until_failure(computed(cell, key, todo, records, finished, progress), ran):
             sink.add(part)
@@ -108,7 +112,8 @@ def run_cell(
         if not complete:
             sink.keep_examples()
             finished.write(clocked=bool(ran.failed))
-    ran.seconds = time.perf_counter() - started + finished.seconds_before
+    ran.seconds = clocks.wall() - started + finished.seconds_before
+    ran.busy_seconds = clocks.busy(device) - busy
     ran.stages = finished.seconds
     ran.setup_seconds, ran.setup_queries = (records.noted(key).get(name, 0.0) for name in ("seconds", "queries"))
     if records.noted(key) is not before:  # it has learned just now

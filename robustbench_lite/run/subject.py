@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from robustbench_lite.rows import concat
 from robustbench_lite.run.fast import fast_copy, in_fast_layout, reduced_copy
 from robustbench_lite.run.manners import well_behaved
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
+from robustbench_lite.run.units import Units, measure
 from robustbench_lite.run.verdict import FIRST, Clean, Sitting, look
 from robustbench_lite.system import System
 
@@ -67,6 +68,11 @@ class Subject:
     def labels(self) -> Tensor:
         """(m,) int64, on the CPU."""
         return self.data.labels_at(self.indices)
+
+    @cached_property
+    def units(self) -> Units:
+        """What a bare forward and gradient of the system cost here, measured once."""
+        return measure(self)
 
     def load(self, positions: Tensor) -> tuple[Tensor, Tensor, Draws]:
         """Images, labels and random streams of these positions of the slice, on the system's device."""

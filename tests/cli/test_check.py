@@ -1,8 +1,10 @@
 """`rbl check` on a regression of every kind, planted where a commit would put it: in the model's file, or in an attack."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -12,7 +14,8 @@ from safetensors.torch import save_file
 
 from robustbench_lite import data
 from robustbench_lite.attacks.gradient import PGD
-from robustbench_lite.leaderboard.gate import Kind
+from robustbench_lite.leaderboard.comparison import Kind
+from robustbench_lite.run import clocks
 
 Here = Callable[..., int]
 NET = """
@@ -151,7 +154,7 @@ def test_a_check_that_fires(check: Check, tmp_path: Path) -> None:
 def test_a_system_and_an_attack_that_are_gone(check: Check, here: Here, tmp_path: Path) -> None:
     evaluation = PLAN.split("[leaderboard]")[0]
     for name, (old, new) in {
-        "gone": ("Linf:0.05", "Linf:0.06"),
+        "gone": ("net.py:make", "./net.py:make"),
         "fewer": (', "pgd:steps=10,restarts=1"', ""),
     }.items():
         (tmp_path / f"{name}.toml").write_text(evaluation.replace(old, new))
@@ -163,12 +166,168 @@ def test_a_system_and_an_attack_that_are_gone(check: Check, here: Here, tmp_path
     assert "pgd:steps=10,restarts=1 ran in the baseline and not in this run" in out
 
 
-def test_time_is_compared_only_when_it_is_asked_for(check: Check, tmp_path: Path) -> None:
-    slow = "import time; time.sleep(0.02); " + FORWARD
-    (tmp_path / "net.py").write_text(NET.replace(FORWARD, slow))
+def test_a_run_on_other_data_or_under_another_threat_is_refused(
+    check: Check, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.toml").write_text(PLAN.split("[leaderboard]")[0].replace("Linf:0.05", "Linf:0.06"))
+    assert here("evaluate", "--config", "other.toml", "--out", "other", "--quiet") == 0
+    assert here("check", "--baseline", "gate.csv", "--run", "other", "--junit", "gate.xml") == 2
+    assert (
+        "no row in common with the run: its threat is Linf:0.05, that of the run Linf:0.06" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "gate.xml").exists()
+
+
+def test_a_run_of_fewer_images_is_refused_or_paired_on_those_in_common(
+    check: Check, here: Here, weights: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = PLAN.split("[leaderboard]")[0].replace("first:200", "first:60")
+    (tmp_path / "few.toml").write_text(few)
+    assert here("evaluate", "--config", "few.toml", "--out", "few", "--quiet") == 0
+    assert here("check", "--baseline", "gate.csv", "--run", "few") == 2
+    assert "the run has 60 images of net.py:make" in capsys.readouterr().err
+    code, out = check("--run", "few", "--allow-fewer")
+    assert (code, kinds(out)) == (0, set())
+    assert "compared on the 60 in common" in out
+    save_file({name: -value for name, value in weights.items()}, tmp_path / "net.safetensors")
+    assert here("evaluate", "--config", "few.toml", "--out", "worse", "--quiet") == 0
+    code, out = check("--run", "worse", "--allow-fewer")
+    assert code == 1
+    assert {"less accurate", "less robust"} <= kinds(out)
+    assert "of 60 in common" in out
+
+
+@pytest.mark.parametrize("samples", ["50", "first:40"])
+def test_the_plan_beside_the_baseline_tells_its_images(
+    here: Here, weights: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str], samples: str
+) -> None:
+    """Random ones by their seed: the digest of the slice says whether they are the ones."""
+    (tmp_path / "net.py").write_text(NET)
+    save_file(weights, tmp_path / "net.safetensors")
+    (tmp_path / "gate.toml").write_text(PLAN.replace("first:200", samples))
+    assert here("leaderboard", "build", "gate.toml", "--runs", "runs", "--quiet") == 0
+    (tmp_path / "all.toml").write_text(PLAN.split("[leaderboard]")[0].replace("first:200", "all"))
+    assert here("evaluate", "--config", "all.toml", "--out", "all", "--quiet") == 0
+    capsys.readouterr()
+    assert here("check", "--baseline", "gate.csv", "--run", "all") == 0
+    assert f"compared on the {samples.removeprefix('first:')} in common" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("other.csv", "a,b\n1,2\n", "is no leaderboard: it has no column 'rank'"),
+        ("made.csv", "generator,data,kind,setting\n", "it is a table of generators, which are not ranked"),
+        ("empty.csv", "", "is no leaderboard: "),
+        ("gate.samples.csv", None, "it lies beside gate.csv: give that"),
+        ("nowhere.csv", None, "cannot read the leaderboard 'nowhere.csv': No such file"),
+    ],
+)
+def test_a_file_that_is_no_baseline_is_refused(
+    check: Check,
+    here: Here,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    text: str | None,
+    message: str,
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert here("check", "--baseline", name, "--run", "runs/gate/seed-0") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_baseline_without_rows_figures_or_samples_is_refused(
+    check: Check, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = pd.read_csv(tmp_path / "gate.csv", dtype=str, keep_default_na=False)
+    run = ("check", "--baseline", "gate.csv", "--run", "runs/gate/seed-0")
+    for cell in ("nan", "NaN", "", "0,5"):
+        whole.assign(worst_case=cell).to_csv(tmp_path / "gate.csv", index=False)
+        assert here(*run) == 2, cell
+        assert "worst_case" in capsys.readouterr().err
+    whole.iloc[:0].to_csv(tmp_path / "gate.csv", index=False)
+    assert here(*run) == 2
+    assert "'gate.csv' cannot be trusted: it has no rows" in capsys.readouterr().err
+    whole.to_csv(tmp_path / "gate.csv", index=False)
+    (tmp_path / "gate.samples.csv").unlink()
+    assert here(*run) == 2
+    assert "gate.samples.csv" in capsys.readouterr().err
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], float], Callable[[], float]], None]:
+    """Clocks that show what a test says: seconds that pass, and those of this process's own work."""
+
+    def put(wall: Callable[[], float], busy: Callable[[], float]) -> None:
+        monkeypatch.setattr(clocks, "wall", wall)
+        monkeypatch.setattr(clocks, "busy", lambda device: busy())
+
+    return put
+
+
+#: a forward that moves the clock of `ticking` on by so many milliseconds an image
+TICKING = "import ticking; ticking.now += MS * len(x) / 1000; " + FORWARD
+
+
+def ticking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: float) -> Any:
+    """The module that the network's clock is in; the network, as slow as is said."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ticking", raising=False)
+    (tmp_path / "ticking.py").write_text("now = 0.0\n")
+    (tmp_path / "net.py").write_text(NET.replace(FORWARD, TICKING.replace("MS", str(milliseconds))))
+    return importlib.import_module("ticking")
+
+
+def test_seconds_are_compared_only_when_it_is_asked_for(
+    check: Check, ticks: Callable[..., None], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ticking(tmp_path, monkeypatch, 1)
+    ticks(lambda: clock.now, lambda: clock.now)
+    assert here("leaderboard", "build", "gate.toml", "--runs", "ticking", "--quiet") == 0
+    (tmp_path / "net.py").write_text((tmp_path / "net.py").read_text().replace("+= 1 ", "+= 4 "))
     assert check()[0] == 0
     code, out = check("--time", "3")
     assert (code, kinds(out)) == (1, {"time"})
+    assert check("--time", "5")[0] == 0
+    assert check("--speed")[0] == 0  # four times as slow, in four times as long a unit
+
+
+def test_a_slow_engine_costs_more_and_a_slow_machine_does_not(
+    check: Check, ticks: Callable[..., None], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes eight times as long as the network's answer, on a machine that is five times as slow."""
+    clock = ticking(tmp_path, monkeypatch, 1)
+    ticks(lambda: clock.now, lambda: clock.now)
+    assert here("leaderboard", "build", "gate.toml", "--runs", "ticking", "--quiet") == 0
+    cost = pd.read_csv(tmp_path / "gate.timings.csv")["cost"].iloc[0]
+    # a forward is 1 ms an image, a gradient nothing on top: what is above 1 are the verdict's own passes
+    assert 1 <= cost < 2
+    ticks(lambda: 5 * clock.now, lambda: 5 * clock.now)
+    code, out = check("--speed", "1.2")
+    assert (code, kinds(out)) == (0, set())
+    whole = PGD.step
+
+    def step(self, state, oracle):
+        clock.now += 8 * len(state.x) / 1000
+        return whole(self, state, oracle)
+
+    monkeypatch.setattr(PGD, "step", step)
+    code, out = check("--speed")
+    assert (code, kinds(out)) == (1, {"speed"})
+    assert "bare forwards and gradients (grew " in out
+    assert check("--speed", "9")[0] == 0
+    assert check()[0] == 0
+
+
+def test_a_baseline_without_costs_is_told(
+    check: Check, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gate.timings.csv").unlink()
+    for option, what in (("--speed", "cost"), ("--time=2", "seconds")):
+        assert here("check", "--baseline", "gate.csv", "--run", "runs/gate/seed-0", option) == 2
+        assert f"the baseline tells no {what} of net.py:make" in capsys.readouterr().err
 
 
 def test_machines_are_told_too(
@@ -179,9 +338,12 @@ def test_machines_are_told_too(
     code, out = check("--junit", "gate.xml", "--markdown", "gate.md", "--github")
     assert code == 1
     suite = ElementTree.parse(tmp_path / "gate.xml").getroot()
-    told = [case.get("classname") for case in suite.iter("testcase")]
-    assert {"rbl.check.less accurate", "rbl.check.less robust"} <= set(told)
-    assert len(told) == int(suite.get("failures", 0)) == out.count("::error file=gate.csv,title=")
+    failed = [case.get("classname") for case in suite.iter("testcase") if case.find("failure") is not None]
+    assert {"rbl.check.less accurate", "rbl.check.less robust"} <= set(failed)
+    assert len(failed) == int(suite.get("failures", 0)) == out.count("::error file=gate.csv,title=")
+    passed = [case for case in suite.iter("testcase") if case.find("failure") is None]
+    assert int(suite.get("tests", 0)) == len(failed) + len(passed)
+    assert {"rbl.check.missing", "rbl.check.queries"} <= {case.get("classname") for case in passed}
     page = (tmp_path / "gate.md").read_text()
     assert page == (tmp_path / "summary.md").read_text()
     assert "| less accurate: clean | net.py:make;weights=net.safetensors, none · digits · Linf:0.05 |" in page

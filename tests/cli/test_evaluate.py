@@ -6,13 +6,13 @@ import re
 import runpy
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import PATIENCE, until
 
 from robustbench_lite import plugins
 from robustbench_lite.run.plan import Plan
@@ -123,7 +123,7 @@ def test_a_failing_attack_costs_its_cell_and_exit_code_3(here: Here, capsys: pyt
 def test_a_full_disk_is_told_in_one_sentence(cache: Path, tmp_path: Path, start: Start, here: Here) -> None:
     assert here(*SMALL, "--attack", "noise", "--out", "elsewhere", "--quiet") == 0  # the model is in the cache now
     process = start(*SMALL, "--attack", "fgsm", "--out", "run", largest_file=8)
-    assert process.communicate(timeout=120) == ("", "rbl: cannot write to 'run': File too large\n")
+    assert process.communicate(timeout=PATIENCE) == ("", "rbl: cannot write to 'run': File too large\n")
     assert process.returncode == 2
 
 
@@ -134,7 +134,7 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(
     process = start(*command, plugins=True, env={"RBL_TEST_NAP": "0.5"})
     _wait_for(lambda: (tmp_path / "run/timings.parquet").is_file(), process)  # noise is done, slow goes on
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, "")
     told = [line for line in err.splitlines() if not line.startswith("rbl: training ")]
     assert told[0].startswith("rbl: noise on linear, none, Linf:0.2: robust accuracy ")
@@ -161,7 +161,7 @@ def test_a_closed_pipe_is_no_error(start: Start) -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
-    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+    assert (process.stderr.read(), process.wait(timeout=PATIENCE)) == ("", 0)
 
 
 def _times(folder: Path) -> dict[Path, int]:
@@ -169,8 +169,5 @@ def _times(folder: Path) -> dict[Path, int]:
 
 
 def _wait_for(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    until = time.monotonic() + 120
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: happened() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()

@@ -22,7 +22,8 @@ from robustbench_lite import data
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.build import board_of
 from robustbench_lite.leaderboard.columns import WORST
-from robustbench_lite.leaderboard.gate import Alarm, Limits, judge
+from robustbench_lite.leaderboard.comparison import Comparison, Limits
+from robustbench_lite.leaderboard.gate import judge
 from robustbench_lite.leaderboard.samples import packed, unpacked
 from robustbench_lite.run.evaluate import run
 from robustbench_lite.run.plan import Plan
@@ -108,7 +109,7 @@ def without(board: Board, generator: np.random.Generator) -> Board:
     return replace(board, rows=board.rows.assign(worst_case=left.mean()), samples=samples)
 
 
-def kind_of(alarm: Alarm) -> str:
+def kind_of(alarm: Comparison) -> str:
     return alarm.kind if alarm.kind != "flag" else f"flag {alarm.what if alarm.what != 'flag' else alarm.how}"
 
 

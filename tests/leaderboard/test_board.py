@@ -1,6 +1,9 @@
 """From records to a ranked table, to files, and back."""
 
+import csv
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,14 +160,38 @@ def test_a_sound_leaderboard_has_no_fault(make_board, tmp_path: Path):
 @pytest.mark.parametrize(
     "column, value, fault",
     [
-        ("worst_case", "0.75", "accuracies are not those of its samples"),
-        ("clean", "1.0", "accuracies are not those of its samples"),
-        ("worst_high", "0.3", "interval is not the exact one"),
-        ("rank", "2", "not in the order, or do not have the ranks"),
-        ("pgd", "0.0", "its worst case is above what pgd leaves"),
-        ("best_known", "0.9", "best known value is above its worst case"),
-        ("flags", "not-converged", "its mark does not say what its flags say"),
-        ("n", "5", "it has n = 5, and samples of 4 images"),
+        ("worst_case", "0.75", "worst_case: 0.75, and its samples give 0.25"),
+        ("clean", "1.0", "clean: 1, and its samples give 0.75"),
+        ("clean_low", "0.3", "clean_low: 0.3, and the exact interval has 0.194"),
+        ("worst_high", "0.3", "worst_high: 0.3, and the exact interval has 0.80588"),
+        ("rank", "2", "rank: 2, and the samples give 1"),
+        ("rank", "", "rank: nothing, and the samples give 1"),
+        ("pgd", "0.0", "pgd: 0, and its samples give 0.25"),
+        ("pgd", "", "pgd: nothing, and there are samples of it"),
+        ("claimed", "0.5", "claimed: 0.5, and the worst case is 0.25"),
+        ("adaptive", "0.5", "adaptive: 0.5, and the worst case is 0.25"),
+        ("best_known", "0.9", "best_known: 0.9, above the worst case, 0.25"),
+        ("best_known", "0.1", "best_known and best_known_source: 0.1 from 'here' is not told right"),
+        ("flags", "not-converged", "mark and flags: the mark is '', and what the flags say is 'flagged'"),
+        ("flags", "order-dependent", "mark and flags: the mark is '', and what the flags say is 'order-dependent'"),
+        (
+            "mark",
+            "no adaptive result",
+            "mark and adaptive: the mark is 'no adaptive result', and the adaptive figure 0.25",
+        ),
+        ("mark", "flagged", "mark and flags: the mark is 'flagged', and what the flags say is ''"),
+        ("queries", "12.0", "queries: 12, and its attacks have asked 22.4"),
+        ("n", "5", "n: 5, and there are samples of 4 images"),
+        ("seeds", "2", "seeds: not what was written when the leaderboard was built"),
+        ("seed_spread", "0.01", "seed_spread: not what was written"),
+        ("training", "trades", "training: not what was written"),
+        ("architecture", "mlp", "architecture: not what was written"),
+        ("parameters", "8", "parameters: not what was written"),
+        ("digest", "other", "digest: not what was written"),
+        ("slice", "other", "slice: not what was written"),
+        ("plan", "other", "plan: not what was written"),
+        ("best_known_source", "a paper", "best_known and best_known_source: 0.25 from 'a paper' is not told right"),
+        ("evidence", "", "evidence: not what was written"),
     ],
 )
 def test_an_edited_leaderboard_is_caught(make_board, tmp_path: Path, column: str, value: str, fault: str):
@@ -174,6 +201,105 @@ def test_an_edited_leaderboard_is_caught(make_board, tmp_path: Path, column: str
     table.loc[0, column] = value
     table.to_csv(path, index=False, lineterminator="\n")
     assert any(fault in found for found in faults(path)), faults(path)
+
+
+@pytest.mark.parametrize(
+    "line, column, value, fault",
+    [
+        (0, "left", "f", "clean: 0.75, and its samples give 1"),
+        (1, "left", "c", "worst_case: 0.25, and its samples give 0.5"),
+        (2, "left", "c", "pgd: 0.25, and its samples give 0.5"),
+        (2, "left", "9", "left: pgd leaves an image that is misclassified untouched"),
+        (2, "n", "3", "n: 4, and there are samples of 3 and 4 images"),
+        (2, "attack", "bim", "bim: the samples tell of bim, which is no column"),
+        (2, "adaptive", "true", "whether an attack knew the defense"),
+        (2, "queries", "99", "queries: 22.5, and its attacks have asked 110.2"),
+        (
+            2,
+            "model",
+            "mlp",
+            "mlp, none · digits · Linf:0.2: dataset and threat and model and defense: it has lines here",
+        ),
+    ],
+)
+def test_an_edit_of_the_samples_is_caught(make_board, tmp_path: Path, line: int, column: str, value: str, fault: str):
+    board, path = make_board({"none": {"pgd": "RBBW", "fgsm": "RRBW"}}), tmp_path / "board.csv"
+    board.write(path, "")
+    beside = tmp_path / "board.samples.csv"
+    table = pd.read_csv(beside, dtype=str, keep_default_na=False)
+    table.loc[line, column] = value
+    table.to_csv(beside, index=False, lineterminator="\n")
+    assert any(fault in found for found in faults(path)), faults(path)
+    assert any(f"board.samples.csv, line {line + 2} (" in found and f"{column}: " in found for found in faults(path))
+
+
+def test_what_a_plan_says_of_a_leaderboard_is_held_against_it(make_board, tmp_path: Path):
+    board, path = make_board({"none": {"pgd": "RBBW"}}), tmp_path / "board.csv"
+    board = replace(board, rows=board.rows.assign(plan=""))
+    toml = 'models = ["small-cnn"]\ndefenses = ["none"]\nthreats = ["Linf:0.2"]\n'
+    path.with_suffix(".toml").write_text(toml)
+    board.write(path, markdown(board, BoardPlan.load(path.with_suffix(".toml")), "board"))
+    assert faults(path) == []
+    external = '[[external]]\nmodel = "small-cnn"\nrobust = 0.1\nsource = "a paper"\n'
+    for text, fault in {
+        toml.replace('"none"', '"none", "trades"'): "trades · digits · Linf:0.2: it is in board.toml, and has no row",
+        toml.replace("small-cnn", "mlp"): "none · digits · Linf:0.2: model: board.toml has no such system",
+        toml + "[leaderboard]\nseeds = [0, 1]\n": "seeds: 1, and board.toml has 2",
+        toml + external: "best_known and best_known_source: board.toml and the worst case give 0.1 and a paper",
+        toml + '[leaderboard]\ntitle = "Other"\n': "board.md is not what board.csv and board.toml give",
+        toml + "[leaderboard]\ntitel = 1\n": "did you mean 'title'?",
+    }.items():
+        path.with_suffix(".toml").write_text(text)
+        assert any(fault in one for one in faults(path)), (fault, faults(path))
+
+
+def test_a_system_that_answers_by_place_is_last_and_has_no_rank(make_board, tmp_path: Path):
+    letters = {"none": {"pgd": "B" * 20}, "placed": {"pgd": "R" * 20}, "masked": {"pgd": "R" * 19 + "B"}}
+    flags = {"placed": "order-dependent", "masked": "stateful"}
+    board, path = make_board(letters, flags=flags), tmp_path / "board.csv"
+    assert board.rows["defense"].tolist() == ["none", "masked", "placed"]
+    assert board.rows["rank"].tolist() == [1, 2, ""]
+    assert board.rows["mark"].tolist() == ["", "flagged", "order-dependent"]
+    page = markdown(board, PLAN, "board")
+    assert "| - | placed | 7 | 100.0 | 100.0 | 100.0 [83.2, 100.0] | 15 | order-dependent |" in page
+    assert "A row marked order-dependent has no rank" in page
+    assert "no rank" not in markdown(make_board({"none": {"pgd": "RB"}}), PLAN, "board")
+    board.write(path, page)
+    assert faults(path) == []
+    again = Board.read(path)
+    assert again.merged([again]).rows["rank"].tolist() == [1, 2, ""]
+    assert markdown(again, PLAN, "board") == page
+
+
+@pytest.mark.parametrize(
+    "flag", ["clean-accuracy", "stateful", "mode-dependent", "denied-by-verdict", "detector-without-slope"]
+)
+def test_a_check_that_says_something_against_a_figure_is_a_mark(make_board, flag: str):
+    assert row(make_board({"x": {"pgd": "RB"}}, flags={"x": flag}), "x")["mark"] == "flagged"
+
+
+ODD = [
+    *("=1+1", "+x", "-x", "@x", "'x", "a|b", "`a`", "<img src=x>", "a\rb", "a\nb", "\x1b[2Jx", "a,b", 'a"b', "[x](y)"),
+    *("\\x{d}", " x ", "a\u2028b", "\u202eabc"),
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_come_back_and_do_nothing_where_they_are_shown(make_board, tmp_path: Path, name: str):
+    board, path = make_board({name: {"pgd": "RBBW"}, "none": {"pgd": "RRRR"}}), tmp_path / "board.csv"
+    page = markdown(board, PLAN, "board")
+    board.write(path, page)
+    again = Board.read(path)
+    assert again.rows["defense"].tolist() == board.rows["defense"].tolist()
+    assert faults(path) == []
+    assert markdown(again, PLAN, "board") == page
+    assert len(path.read_text().splitlines()) == 3
+    for file in (path, tmp_path / "board.samples.csv"):
+        with file.open(newline="") as lines:
+            for line in csv.DictReader(lines):
+                assert not line["defense"].startswith(("=", "+", "-", "@", "\t", "\r")), line["defense"]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]|<img|\]\(y\)|`a`|a\|b", page)
+    assert "\x1b" not in tables.text(shown(board), 160)
 
 
 def test_differences_are_told(make_board):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_lite.leaderboard import generator_table, generators
-from robustbench_lite.leaderboard.board import belongs_to_another
+from robustbench_lite.leaderboard.files import belongs_to_another
 from robustbench_lite.leaderboard.validate import faults
 
 FOLDER = Path(__file__).parents[2] / "leaderboards"

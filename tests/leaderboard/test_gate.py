@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard import gate_files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import counted
-from robustbench_lite.leaderboard.gate import Limits, judge
+from robustbench_lite.leaderboard.comparison import Limits
+from robustbench_lite.leaderboard.gate import judge
 from robustbench_lite.leaderboard.samples import packed
 from robustbench_lite.results.thresholds import THRESHOLDS
 
@@ -156,6 +158,88 @@ def test_clocks_are_compared_only_when_asked(make_board):
     assert kinds(judge(before, after, Limits(seconds=2.0))) == ["time"]
 
 
+def with_cost(board: Board, cost: float, device: str = "cpu") -> Board:
+    return replace(board, timings=board.timings.assign(cost=cost, device=device))
+
+
+def test_costs_are_compared_in_units_and_only_when_asked(make_board):
+    """Ten times the seconds at the same cost is a slow machine, twice the cost at the same seconds a slow engine."""
+    board = make_board({"x": {"pgd": "RB"}})
+    slow = make_board({"x": {"pgd": "RB"}}, seconds=10.0)
+    assert judge(with_cost(board, 2.0), with_cost(slow, 2.1), Limits(cost=1.5)).alarms == ()
+    assert judge(with_cost(board, 2.0), with_cost(board, 4.2), LIMITS).alarms == ()
+    (alarm,) = judge(with_cost(board, 2.0), with_cost(board, 4.2), Limits(cost=1.5)).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("speed", "cost", 2.0, 4.2)
+    assert str(alarm).endswith("cost 2 -> 4.2 bare forwards and gradients (grew 2.10 times, 1.5 allowed)")
+
+
+def test_what_was_not_measured_is_not_passed_over(make_board):
+    board = make_board({"x": {"pgd": "RB"}})
+    bare = replace(board, timings=board.timings.iloc[:0])
+    with pytest.raises(UserError, match="--time: the baseline tells no seconds of small-cnn, x"):
+        judge(bare, board, Limits(seconds=2.0))
+    with pytest.raises(UserError, match="--speed: the run tells no cost of small-cnn, x"):
+        judge(with_cost(board, 2.0), board, Limits(cost=1.5))
+    with pytest.raises(UserError, match="ran on cpu in the baseline and on NVIDIA H200 now"):
+        judge(with_cost(board, 2.0), with_cost(board, 2.0, "NVIDIA H200"), Limits(cost=1.5))
+
+
+def test_a_run_with_fewer_images_is_refused_unless_that_is_allowed(make_board):
+    before, one = make_board({"x": {"pgd": "R" * 60}}), make_board({"x": {"pgd": "R"}}, slice="one image")
+    with pytest.raises(UserError, match=r"the run has 1 image of small-cnn, x .*, the baseline 60 images"):
+        judge(before, one, LIMITS)
+    judgement = judge(before, one, Limits(fewer=True))
+    assert judgement.alarms == ()
+    assert "1 images, 60 in the baseline): compared by intervals" in judgement.notes[0]
+
+
+def test_images_that_both_have_seen_are_paired(make_board):
+    """Nine of the baseline's twenty, among others; all nine fell."""
+    before = replace(make_board({"x": {"pgd": "R" * 20}}), images={"one": tuple(range(100, 120))})
+    after = make_board({"x": {"pgd": "B" * 9 + "R" * 3}}, slice="two")
+    after = replace(after, images={"two": (*range(101, 119, 2), 207, 208, 209)})
+    (alarm,) = judge(before, after, Limits(fewer=True)).alarms
+    assert (alarm.kind, alarm.before, alarm.after) == ("less robust", 1.0, 0.0)
+    assert "9 images against 0 of 9 in common" in alarm.how
+    assert "compared on the 9 in common" in judge(before, after, Limits(fewer=True)).notes[0]
+    more = replace(make_board({"x": {"pgd": "B" * 9 + "R" * 41}}, slice="more"), images={"more": tuple(range(90, 140))})
+    other = replace(more, data="of another dataset")  # where the same positions are of other images
+    assert "compared by intervals" in judge(before, other, LIMITS).notes[0]
+    # all of the baseline's images are there: those from 100 on, none of which fell
+    judgement = judge(before, more, LIMITS)
+    assert judgement.alarms == ()
+    assert "compared on the 20 in common" in judgement.notes[0]
+
+
+def test_a_baseline_by_which_nothing_could_fail_is_refused(make_board):
+    board = make_board({"x": {"pgd": "RB"}})
+    empty = replace(board, rows=board.rows.iloc[:0])
+    with pytest.raises(UserError, match="the baseline has no rows"):
+        judge(empty, board, LIMITS)
+    with pytest.raises(UserError, match="the run has no rows"):
+        judge(board, empty, LIMITS)
+    unfinished = make_board({"x": {"pgd": "RF"}})
+    with pytest.raises(UserError, match="the baseline has no worst_case of small-cnn, x"):
+        judge(unfinished, board, LIMITS)
+    for column, value in (("dataset", "mnist"), ("threat", "L2:1")):
+        other = replace(board, rows=board.rows.assign(**{column: value}))
+        with pytest.raises(UserError, match=f"no row in common with the run: its .* is {value}"):
+            judge(other, board, LIMITS)
+
+
+def test_rows_of_the_same_data_that_are_all_gone_are_alarms(make_board):
+    board = make_board({"x": {"pgd": "RB"}})
+    renamed = replace(board, rows=board.rows.assign(model="mlp"))
+    assert kinds(judge(renamed, board, LIMITS)) == ["missing"]
+
+
+def test_a_row_of_which_nothing_could_be_compared_is_an_alarm(make_board):
+    before, after = make_board({"x": {"pgd": "RB"}}), make_board({"x": {"pgd": "FF"}})
+    judgement = judge(before, replace(after, rows=after.rows.assign(clean=math.nan)), LIMITS)
+    assert "nothing of it could be compared" in gate_files.text(judgement)
+    assert judgement.tests == 0
+
+
 def test_a_system_that_was_not_there_is_a_note(make_board):
     judgement = judge(make_board({"x": {"pgd": "RB"}}), make_board({"x": {"pgd": "RB"}, "y": {"pgd": "RR"}}), LIMITS)
     assert judgement.alarms == ()
@@ -202,8 +286,19 @@ def test_machines_read_it(make_board):
     before = make_board({"none": {"pgd": "R" * 40}})
     judgement = judge(before, make_board({"none": {"pgd": "R" * 30 + "B" * 10}}), LIMITS)
     suite = ElementTree.fromstring(gate_files.junit(judgement, "a & b"))
-    assert (suite.get("tests"), suite.get("failures"), suite.get("name")) == ("1", "1", "a & b")
-    assert suite.find("testcase/failure") is not None
+    cases = {(case.get("classname"), str(case.get("name")).split(" · ")[-1]): case for case in suite.iter("testcase")}
+    assert (suite.get("tests"), suite.get("failures"), suite.get("name")) == (str(len(cases)), "1", "a & b")
+    assert set(cases) == {
+        *(("rbl.check.less accurate", "clean"), ("rbl.check.less robust", "worst_case"), ("rbl.check.queries", "pgd")),
+        *(("rbl.check.weaker attack", what) for what in ("worst_case", "pgd")), ("rbl.check.queries", "queries"),
+        *(("rbl.check.missing", what) for what in ("missing", "pgd")), ("rbl.check.flag", "flag"),
+    }  # fmt: skip
+    failed = cases["rbl.check.less robust", "worst_case"]
+    assert str(failed.find("failure").get("message")).startswith("less robust: small-cnn, none")
+    assert str(failed.findtext("system-out")).startswith("before: 1\nafter: 0.75\np: 0.0078125\n10 images against 0")
+    passed = cases["rbl.check.weaker attack", "pgd"]
+    assert passed.find("failure") is None
+    assert str(passed.findtext("system-out")).startswith("before: 1\nafter: 0.75\np: 1\n")
     (line,) = gate_files.annotations(judgement, "boards/x.csv")
     assert line.startswith("::error file=boards/x.csv,title=less robust::less robust: small-cnn")
     assert "100.0 %25 -> 75.0 %25" in line
@@ -211,8 +306,8 @@ def test_machines_read_it(make_board):
         "| less robust: worst_case | small-cnn, none · digits · Linf:0.2 | 100.0 % | 75.0 % |"
         in gate_files.markdown(judgement, "Gate")
     )
-    passing = gate_files.junit(judge(before, before, LIMITS), "x")
-    assert ElementTree.fromstring(passing).get("failures") == "0"
+    passing = ElementTree.fromstring(gate_files.junit(judge(before, before, LIMITS), "x"))
+    assert (passing.get("tests"), passing.get("failures")) == ("9", "0")
     assert json.dumps(gate_files.summary(judgement)) == '"1 alarm: 1 systems, 4 tests"'
 
 

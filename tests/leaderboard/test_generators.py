@@ -11,7 +11,8 @@ from robustbench_lite.cli import main
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.quality.published import Row, table
 from robustbench_lite.leaderboard import generators
-from robustbench_lite.leaderboard.generator_table import parts, read, read_text
+from robustbench_lite.leaderboard.files import sealed
+from robustbench_lite.leaderboard.generator_table import csv_of, parts, read, read_text
 from robustbench_lite.leaderboard.generators import GeneratorPlan, faults
 
 PLAN = """
@@ -38,7 +39,7 @@ def board(tmp_path: Path) -> Path:
         figures={"modes": 20.5, "modes_sd": 0.71},
         setting="2 epochs of batches of 100, 2 seeds",
     )
-    path.write_text(table([mine]).to_csv(index=False, float_format="%.6g"))
+    path.write_text(csv_of(sealed(read_text(csv_of(table([mine]))))))
     path.with_suffix(".toml").write_text(PLAN)
     plan = GeneratorPlan.load(path.with_suffix(".toml"))
     assert plan is not None

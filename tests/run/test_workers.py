@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import PATIENCE, until
 
 from robustbench_lite.cli.app import main
 from robustbench_lite.errors import UserError
@@ -125,24 +124,17 @@ def test_ctrl_c_stops_everybody_and_what_was_computed_is_kept(tmp_path: Path) ->
         start_new_session=True,
         preexec_fn=_hears_ctrl_c,
     )
-    _until(lambda: len(list((tmp_path / "run").rglob("rows.parquet"))) == 1 or process.poll() is not None)
+    until(lambda: len(list((tmp_path / "run").rglob("rows.parquet"))) == 1 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "what was computed is kept" in err
     assert "Traceback" not in err
-    _until(lambda: not _alive(process.pid))
+    until(lambda: not _alive(process.pid))
 
 
 def _hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _until(true: Callable[[], bool], seconds: float = 60) -> None:
-    begun = time.monotonic()
-    while not true():
-        assert time.monotonic() - begun < seconds
-        time.sleep(0.05)
 
 
 def _alive(group: int) -> bool:

@@ -1,0 +1,41 @@
+"""Cells of a leaderboard that were edited since it was written, as far as its evidence tells."""
+
+from collections.abc import Iterator
+
+from robustbench_lite.leaderboard.cells import line_of
+from robustbench_lite.leaderboard.columns import EVIDENCE, ROWS, SEALED, key_of
+from robustbench_lite.leaderboard.evidence import edited
+from robustbench_lite.leaderboard.fault import Fault
+from robustbench_lite.leaderboard.files import Files
+
+UNSEALED = "it has no column 'evidence', so that edits cannot be noticed; add it: rbl leaderboard seal"
+_TEXT = "not what was written when the leaderboard was built; its evidence does not fit"
+_LINES = "lines were added, taken away or changed since the leaderboard was built; the row's evidence does not fit them"
+
+
+def faults_of_evidence(files: Files) -> Iterator[Fault]:
+    """The lines whose evidence does not fit, the files beside NAME.csv first, each with the columns that differ."""
+    if not files.sealed:
+        yield Fault(text=UNSEALED)
+        return
+    beside = [what for what in SEALED if what != ROWS and what in files.tables]
+    spoilt = set()
+    for what in beside:
+        for fault in _of_table(files, what):
+            spoilt.add(what)
+            yield fault
+    for fault in _of_table(files, ROWS):
+        own = tuple(name for name in fault.columns if name not in SEALED)
+        if own or not fault.columns:
+            yield Fault(who=fault.who, columns=own, text=fault.text)
+        for what in fault.columns:
+            if what in SEALED and what not in spoilt:  # else its lines are told of already
+                yield Fault(who=fault.who, file=what, text=_LINES)
+
+
+def _of_table(files: Files, what: str) -> Iterator[Fault]:
+    for place, row in enumerate(files.tables[what].to_dict("records")):
+        lines = files.lines(key_of(row)) if what == ROWS else None
+        columns = edited(row[EVIDENCE], row, lines)
+        if columns:
+            yield Fault(who=line_of(what, place, row), file=what, columns=tuple(columns), text=_TEXT)
