@@ -1,10 +1,12 @@
-r"""Text from outside on its way to a terminal, a Markdown page or a spreadsheet.
+"""Names that could do something where they are shown: escaped for a terminal, a cell of a CSV, Markdown, and XML.
 
-Names come from file names, class folders, plugins and exceptions of user code. None of them may move the cursor, colour a
-terminal, end a table's row, or be calculated by a spreadsheet. HTML is escaped by the page's template.
+Names come from file names, class folders, plugins and exceptions of user code, and results are read by other people's
+spreadsheets, pages and terminals. HTML is escaped by the page's template, and plots read no formulas.
 """
 
 import re
+import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.errors import UserError, cut
@@ -12,70 +14,92 @@ from robustbench_lite.errors import UserError, cut
 if TYPE_CHECKING:
     import pandas as pd
 
-#: control characters, line separators, marks that change the direction of writing or are invisible, halves of characters
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-#: what begins a formula in a spreadsheet, behind the apostrophes that say "this is a text"
-_FORMULA = re.compile(r"'*[=+\-@].", re.DOTALL)
-_GUARDED = re.compile(r"'+[=+\-@].", re.DOTALL)
-_MARKDOWN = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|(?<![^\W_])_|_(?![^\W_])")
+#: a spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection"); a sign alone is none
+_FORMULA = re.compile(r"[=+\-@].|'", re.DOTALL)
+_ESCAPE = re.compile(r"\\x\{([0-9a-f]{1,6})\}")
+_MARKDOWN = {mark: f"&#{ord(mark)};" for mark in "|`*[]~\\<>"}
+_LEADING = re.compile(r"^[-=+@#]")
+#: an underscore between letters is one; beside anything else it begins or ends italics
+_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
-def visible(text: str) -> str:
-    r"""The text with every control character as its escape: a carriage return as `\r`, an escape character as `\x1b`.
+def printable(text: str) -> str:
+    r"""The text with every control character, line break and lone surrogate written as `\x{HEX}`; XML 1.0 takes it, too.
 
-    Examples:
-        >>> print(visible("a\rb\x1b[31m"))
-        a\rb\x1b[31m
+    >>> printable("a\rb")
+    'a\\x{d}b'
     """
-    return text if text.isprintable() else _CONTROL.sub(_escape, text)
+    if text.isprintable():
+        return text
+    return "".join(f"\\x{{{ord(mark):x}}}" if _controls(mark) else mark for mark in text)
 
 
-def visible_lines(text: str) -> str:
-    """As `visible`, of a text of many lines: line ends and tabs are kept."""
-    return re.sub(r"[^\n\t]+", lambda part: visible(part[0]), text)
+def printable_lines(text: str) -> str:
+    """As `printable`, of a text of many lines: line ends and tabs are kept."""
+    return re.sub(r"[^\n\t]+", lambda part: printable(part[0]), text)
 
 
 def refuse_control(what: str, name: str) -> None:
     r"""Refuse a name with control characters, which nobody types on purpose.
 
     Raises:
-        UserError: it has some; `\r` is what a file with Windows line ends leaves behind.
+        UserError: it has some; `\x{d}` is what a file with Windows line ends leaves behind.
     """
-    if not name.isprintable() and (odd := _CONTROL.search(name)):
-        written = visible(odd[0])
-        why = " (a line end of Windows?)" if odd[0] == "\r" else ""
-        raise UserError(f"{what} '{visible(cut(name))}' has a control character, {written}{why}; write it without")
+    odd = next((mark for mark in name if _controls(mark)), None)
+    if odd is not None:
+        why = " (a line end of Windows?)" if odd == "\r" else ""
+        raise UserError(
+            f"{what} '{printable(cut(name))}' has a control character, {printable(odd)}{why}; write it without"
+        )
 
 
-def markdown(text: str) -> str:
-    r"""The text as it is, where Markdown stands, also in a cell of a table.
+def to_cell(text: str) -> str:
+    r"""A text as a cell of a CSV: no control characters, and nothing that a spreadsheet would run; `from_cell` undoes it.
 
-    Examples:
-        >>> print(markdown("a|b <i> [x](y) `z` small_cnn"))
-        a\|b \<i> \[x\](y) \`z\` small_cnn
+    >>> to_cell("=1+1"), to_cell("a\rb"), to_cell("-"), from_cell(to_cell("'=\x00"))
+    ("'=1+1", 'a\\x{d}b', '-', "'=\x00")
     """
-    return _MARKDOWN.sub(lambda found: "\\" + found[0], visible(text))
+    plain = printable(_ESCAPE.sub(r"\\x{5c}x{\1}", text))
+    return f"'{plain}" if _FORMULA.match(plain) else plain
+
+
+def from_cell(cell: str) -> str:
+    """The text that `to_cell` was given."""
+    return _ESCAPE.sub(_character, cell.removeprefix("'"))
+
+
+def for_markdown(text: str) -> str:
+    """A text as a cell or a heading of a Markdown page: it shows as it is, and is no link, code, HTML or column.
+
+    >>> for_markdown("a|b<i>`"), for_markdown("batch_size=64"), for_markdown("=x")
+    ('a&#124;b&#60;i&#62;&#96;', 'batch_size=64', '&#61;x')
+    """
+    plain = printable(text).replace("&", "&amp;")
+    plain = "".join(_MARKDOWN.get(mark, mark) for mark in plain)
+    plain = _UNDERSCORE.sub("&#95;", plain)
+    return _LEADING.sub(lambda found: f"&#{ord(found[0])};", plain)
 
 
 def markdown_code(text: str) -> str:
-    """The text as a code span, also in a cell of a table."""
-    shown = visible(text).replace("|", "\\|")
+    """The text as a code span, also in a cell of a table.
+
+    >>> markdown_code("pgd:steps=40"), markdown_code("a|b`")
+    ('`pgd:steps=40`', '`` a\\\\|b` ``')
+    """
+    shown = printable(text).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     room = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{room}{shown}{room}{fence}"
 
 
-def visible_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with its texts as `visible` shows them."""
-    return _mapped(frame, visible)
+def printable_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with its texts as `printable` shows them."""
+    return _mapped(frame, printable)
 
 
 def csv_text(frame: "pd.DataFrame") -> str:
-    """A table as CSV, a line a row; no cell is a formula, and `read_csv` reads it back.
-
-    A text that begins like a formula (= + - @) gets an apostrophe before it, and one more if it has some already.
-    """
-    return str(_mapped(frame, _guarded).to_csv(index=False, lineterminator="\n"))
+    """A table as CSV, a line a row, its texts by `to_cell`; `read_csv` reads it back."""
+    return str(_mapped(frame, to_cell).to_csv(index=False, lineterminator="\n"))
 
 
 def read_csv(source: Any, **options: Any) -> "pd.DataFrame":
@@ -86,23 +110,20 @@ def read_csv(source: Any, **options: Any) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return _mapped(pd.read_csv(source, **{"keep_default_na": False, **options}), _bare)
+    return _mapped(pd.read_csv(source, **{"keep_default_na": False, **options}), from_cell)
 
 
-def _escape(found: "re.Match[str]") -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+def _controls(mark: str) -> bool:
+    """Whether a character moves the cursor, ends a line, changes the direction, or is none (C0, C1, format, surrogate)."""
+    return unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Zl", "Zp") or mark in "\ufffe\uffff"
 
 
-def _guarded(text: str) -> str:
-    text = visible(text)
-    return f"'{text}" if _FORMULA.match(text) else text
+def _character(found: re.Match[str]) -> str:
+    code = int(found[1], 16)
+    return chr(code) if code <= 0x10FFFF else found[0]
 
 
-def _bare(text: str) -> str:
-    return text[1:] if _GUARDED.match(text) else text
-
-
-def _mapped(frame: "pd.DataFrame", change: Any) -> "pd.DataFrame":
+def _mapped(frame: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
     """The table with its texts changed; numbers and flags stay as they are."""
     texts = [name for name in frame.columns if frame[name].dtype == object or str(frame[name].dtype).startswith("str")]
     changed = {name: [change(value) if isinstance(value, str) else value for value in frame[name]] for name in texts}

@@ -229,7 +229,7 @@ def validate(
     what its attacks have broken must break again, and what they left must hold. Rows that are trained on the spot have other
     weights on another processor, and are left out unless --train is given.
     """
-    from robustbench_lite.leaderboard.escapes import printable
+    from robustbench_lite.escaping import printable
     from robustbench_lite.leaderboard.files import belongs_to_another
 
     drawn = secrets.randbelow(10**6) if seed is None else seed

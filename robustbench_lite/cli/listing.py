@@ -9,7 +9,7 @@ import typer
 from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import one_of, show
 from robustbench_lite.errors import unknown
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +88,9 @@ def _table(kind: str, found: "Sequence[Description]") -> "Group":
     for name in (*facts, *["from"] * foreign):
         table.add_column(name)
     for one in found:
-        said = Text(visible(f"broken: {one.error}"), style="red") if one.error else Text(visible(one.what))
+        said = Text(printable(f"broken: {one.error}"), style="red") if one.error else Text(printable(one.what))
         told = [one.name, *(one.facts.get(name, "") for name in facts), *[one.origin] * foreign]
-        shown = [Text(visible(text)) for text in told]
+        shown = [Text(printable(text)) for text in told]
         table.add_row(shown[0], said, *shown[1:])
     for written, what in SOURCES.get(kind, {}).items():
         table.add_row(Text(written), Text(what))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_lite.errors import UserError, cut, nearest
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ WIDTH = 100  # of a table that goes into a file or a pipe
 def complain(text: str) -> None:
     """Say something on stderr; the help of a command as it is, everything else as `rbl: …`, in one line."""
     if not text.startswith("Usage:"):
-        text = f"rbl: {visible(' '.join(text.splitlines()))}"
+        text = f"rbl: {printable(' '.join(text.splitlines()))}"
     print(text, file=sys.stderr, flush=True)
 
 
@@ -106,7 +106,7 @@ def show_unfinished(cells: Sequence[str], *, stderr: bool = False) -> None:
     if cells:
         from rich.text import Text
 
-        show(Text("\n" + "\n".join(map(visible, cells))), stderr=stderr)
+        show(Text("\n" + "\n".join(map(printable, cells))), stderr=stderr)
 
 
 def show_claims(claims: "pd.DataFrame", environment: Mapping[str, Any], *, stderr: bool = False) -> None:
@@ -154,11 +154,12 @@ def show_frame(frame: "pd.DataFrame") -> None:
         side: Literal["left", "right"] = "right" if number else "left"
         table.add_column(Text(str(name).replace("_", " ")), justify=side, overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else visible(str(value))) for value in row))
+        table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else printable(str(value))) for value in row))
     show(table)
 
 
 def show_place(folder: Path, *, stderr: bool = False) -> None:
     """Where the files are, and how to look closer."""
-    text = f"\nFiles are in {visible(str(folder))}; look closer with: rbl report {shlex.quote(visible(str(folder)))} --details\n"
+    place = printable(str(folder))
+    text = f"\nFiles are in {place}; look closer with: rbl report {shlex.quote(place)} --details\n"
     (sys.stderr if stderr else sys.stdout).write(text)

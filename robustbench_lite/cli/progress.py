@@ -20,7 +20,7 @@ from robustbench_lite.cli.activity import Activity
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.screen import Screen
 from robustbench_lite.errors import UserError
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 from robustbench_lite.run.reporter import CellEnd
 
 #: seconds between two lines of one activity
@@ -170,7 +170,7 @@ class Bars:
 
     def note(self, text: str) -> None:
         """Something to know that stays on the screen."""
-        text = visible(text)
+        text = printable(text)
         with self._lock:
             self._write(text)
             if self._quiet:
@@ -195,7 +195,7 @@ class Bars:
 
     def _line(self, text: str) -> None:
         """A line of progress: to the log, and to stderr where no line lives there."""
-        text = visible(text)
+        text = printable(text)
         with self._lock:
             self._said = self._clock()
             self._write(text)
@@ -252,10 +252,10 @@ def _stopped(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
     told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return f"stopped: {visible(told)}"
+    return f"stopped: {printable(told)}"
 
 
 def _quoted(word: str) -> str:
     import shlex
 
-    return visible(shlex.quote(word))
+    return printable(shlex.quote(word))

@@ -12,7 +12,7 @@ from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Devic
 from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 
 if TYPE_CHECKING:
     from robustbench_lite.run.train import Spread
@@ -132,7 +132,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(card):
-        table.add_row(Text(visible(name), style="bold"), Text(visible(value)))
+        table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
     show(table)
     name = shlex.quote(f"checkpoint:{out}")
     sys.stdout.write(f"\nThe checkpoint is {out}; evaluate it with:\n  rbl evaluate --model {name} --defense none\n")
@@ -145,7 +145,7 @@ def _show_spread(spread: "Spread") -> None:
     table = Table("seed", "clean", "robust", "checkpoint", box=None, pad_edge=False, show_footer=False)
     for seed, card, file in zip(spread.seeds, spread.cards, spread.files, strict=True):
         robust = _percent(card["robust_accuracy"]) + ("!" if "catastrophic_overfitting" in card["training"] else "")
-        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, Text(visible(str(file))))
+        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, Text(printable(str(file))))
     spans = [spread.of(name) for name in ("clean_accuracy", "robust_accuracy")]
     table.add_row("mean", *(_percent(mean) for mean, _, _ in spans), "")
     table.add_row("range", *(f"{_percent(low)}..{_percent(high)}" for _, low, high in spans), "")

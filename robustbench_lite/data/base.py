@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import hashing
-from robustbench_lite.escaping import refuse_control, visible
+from robustbench_lite.escaping import printable, refuse_control
 from robustbench_lite.hashing import Hasher
 
 Split = Literal["train", "test"]
@@ -64,7 +64,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for name in self.class_names or ():
             refuse_control("the class", str(name))
-        object.__setattr__(self, "name", visible(self.name))
+        object.__setattr__(self, "name", printable(self.name))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import Key, key_of, name_of
-from robustbench_lite.leaderboard.escapes import printable
 
 Rows = Mapping[Key, Mapping[Any, Any]]
 

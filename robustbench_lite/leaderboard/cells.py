@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.columns import KEY, ROWS, TEXTS, key_of, name_of
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.fault import Fault
 from robustbench_lite.leaderboard.files import Files
 from robustbench_lite.leaderboard.samples import fits

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_lite.leaderboard.escapes import printable
+from robustbench_lite.escaping import printable
 
 #: dataset, threat, model, defense: who a row is about
 Key = tuple[str, str, str, str]

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.columns import Key, name_of
-from robustbench_lite.leaderboard.escapes import printable
 
 Kind = Literal["less robust", "less accurate", "weaker attack", "missing", "flag", "queries", "time", "speed"]
 #: kinds whose figures are shares

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.columns import ROWS
-from robustbench_lite.leaderboard.escapes import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.baseline import refuse, rows_of
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import chance, counted, images, is_share
 from robustbench_lite.leaderboard.columns import CLEAN, FLAGGED, KEY, WORST, Key, name_of, number_of
 from robustbench_lite.leaderboard.comparison import Comparison, Judgement, Kind, Limits
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.gate_costs import Costs, dearer
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of

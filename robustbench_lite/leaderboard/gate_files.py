@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from robustbench_lite.escaping import for_markdown, printable
 from robustbench_lite.leaderboard.columns import name_of
 from robustbench_lite.leaderboard.comparison import SHARES, Comparison, Judgement
-from robustbench_lite.leaderboard.escapes import for_markdown, printable
 
 
 def text(judgement: Judgement) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import for_markdown, printable
 from robustbench_lite.leaderboard.cells import is_number
 from robustbench_lite.leaderboard.columns import EVIDENCE, TEXTS
-from robustbench_lite.leaderboard.escapes import for_markdown, printable
 from robustbench_lite.leaderboard.evidence import edited as edited_columns
 from robustbench_lite.leaderboard.fault import Fault
 from robustbench_lite.leaderboard.files import as_csv, parsed, place_of, sealed

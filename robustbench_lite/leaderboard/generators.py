@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import printable
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
 from robustbench_lite.leaderboard.columns import EVIDENCE
 from robustbench_lite.leaderboard.edits import UNSEALED
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.files import sealed
 from robustbench_lite.leaderboard.files import write as write_files
 from robustbench_lite.leaderboard.generator_table import (

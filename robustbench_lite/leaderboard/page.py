@@ -13,9 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_lite.escaping import for_markdown, printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import CLEAN, KEY, ORDER, key_of, number_of
-from robustbench_lite.leaderboard.escapes import for_markdown, printable
 from robustbench_lite.leaderboard.plan import BoardPlan
 from robustbench_lite.results.grid import percent
 

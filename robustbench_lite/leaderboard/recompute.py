@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import (
     CLEAN,
@@ -20,7 +21,6 @@ from robustbench_lite.leaderboard.columns import (
     name_of,
     number_of,
 )
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.fault import Fault
 from robustbench_lite.leaderboard.ranking import ranked
 from robustbench_lite.leaderboard.samples import unpacked

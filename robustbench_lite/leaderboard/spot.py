@@ -15,9 +15,9 @@ from robustbench_lite.attack import Attack, prepares
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import CLEAN, WORST, Key, key_of, name_of, number_of
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.plan import BoardPlan
 from robustbench_lite.leaderboard.rows import lines_of
 from robustbench_lite.leaderboard.samples import unpacked

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_lite.escaping import csv_text, markdown, markdown_code
+from robustbench_lite.escaping import csv_text, for_markdown, markdown_code
 from robustbench_lite.results.grid import (
     Grid,
     Row,
@@ -187,17 +187,24 @@ def _markdown(grid: Grid) -> str:
     attacks = map(markdown_code, grid.attacks)
     head = ["model", "defense", "clean", *attacks, "worst case", *["flags"] * flags]
     out = [
-        f"**{markdown(grid.title)}**",
+        f"**{for_markdown(grid.title)}**",
         "",
         "| " + " | ".join(head) + " |",
         "|---|---|" + "---:|" * (len(grid.attacks) + 2) + "---|" * flags,
     ]
     for row in grid.rows:
         values = [f"**{value}**" if low else value for value, low in zip(row.attacks, row.lowest, strict=True)]
-        cells = [markdown(row.model), markdown(row.defense), row.clean, *values, row.worst, *[row.flags] * flags]
+        cells = [
+            for_markdown(row.model),
+            for_markdown(row.defense),
+            row.clean,
+            *values,
+            row.worst,
+            *[row.flags] * flags,
+        ]
         out.append("| " + " | ".join(cells) + " |")
     notes = (note.replace("* strongest", "Bold: strongest", 1) if note.startswith("*") else note for note in grid.notes)
-    return "\n".join([*out, "", *(f"{markdown(note)}  " for note in notes)])
+    return "\n".join([*out, "", *(f"{for_markdown(note)}  " for note in notes)])
 
 
 def _detail_columns(part: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.cores import warn_if_spinning
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import ModelError, UserError
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 from robustbench_lite.guard import no_early_end, told
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
@@ -196,7 +196,7 @@ def run(
                 own = opened.attacks(subject)
             except (ModelError, torch.OutOfMemoryError) as error:
                 reporter.note(f"{model_text}, {defense} failed: {told(error)}")
-                collected.fail(visible(model_text), visible(defense), told(error))
+                collected.fail(printable(model_text), printable(defense), told(error))
                 continue
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)

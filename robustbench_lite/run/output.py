@@ -20,7 +20,7 @@ import torch
 from robustbench_lite import __version__
 from robustbench_lite.cache import atomic_savez, atomic_write, writing
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.escaping import csv_text, visible
+from robustbench_lite.escaping import csv_text, printable
 from robustbench_lite.results import curve as curves
 from robustbench_lite.results import physical as physics
 from robustbench_lite.results import plots, tables
@@ -97,7 +97,7 @@ class Output:
             subject: what was attacked; None where it could not be built.
         """
         clock = self._added(
-            {name: visible(value) if isinstance(value, str) else value for name, value in clock.items()}
+            {name: printable(value) if isinstance(value, str) else value for name, value in clock.items()}
         )
         self._clocks.append(clock)
         if subject is not None:

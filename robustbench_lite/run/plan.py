@@ -9,7 +9,7 @@ from typing import Any, get_args
 import tomli_w
 
 from robustbench_lite.errors import UserError, cause_of, cut, missing, nearest, unknown_device
-from robustbench_lite.escaping import refuse_control, visible
+from robustbench_lite.escaping import printable, refuse_control
 from robustbench_lite.hashing import hash_text
 from robustbench_lite.specs import as_list, parse_chain
 from robustbench_lite.task import CLASSIFY, task_of
@@ -162,7 +162,7 @@ class Plan:
     @property
     def sees_through(self) -> str:
         """What threats are called with the camera that stands behind them: ` @ print-photo`, or nothing."""
-        return "" if self.physical is None else f" @ {visible(self.physical.strip().removeprefix('physical:'))}"
+        return "" if self.physical is None else f" @ {printable(self.physical.strip().removeprefix('physical:'))}"
 
     @property
     def digest(self) -> str:

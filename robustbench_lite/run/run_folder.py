@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from robustbench_lite.errors import UserError, cut, missing
-from robustbench_lite.escaping import read_csv, visible, visible_frame
+from robustbench_lite.escaping import printable, printable_frame, read_csv
 from robustbench_lite.results import diagnostics, physical, reconstruction
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import COLUMNS, NAMES, Records
@@ -60,7 +60,7 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def read_timings(folder: Path) -> pd.DataFrame:
     """timings.parquet, a row a cell; empty where there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        frame = visible_frame(pd.read_parquet(folder / "timings.parquet"))
+        frame = printable_frame(pd.read_parquet(folder / "timings.parquet"))
         texts = frame[list(_TEXTS)]
         if (
             texts.map(lambda value: isinstance(value, str)).all(axis=None)
@@ -153,7 +153,7 @@ def _cells(folder: Path) -> Iterator[tuple[str, str, str, str]]:
                 for attack in plan.attacks:
                     if plan.adaptive == "no" and draws_of(attack) is not None:
                         continue  # who averages over draws knows of them
-                    yield visible(model), visible(defense), f"{threat}{plan.sees_through}", attack
+                    yield printable(model), printable(defense), f"{threat}{plan.sees_through}", attack
 
 
 def _partial(folder: Path, known: set[str]) -> dict[tuple[str, str, str, str], int]:

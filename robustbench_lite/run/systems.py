@@ -12,7 +12,7 @@ from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
 from robustbench_lite.errors import UserError, shortened
-from robustbench_lite.escaping import visible
+from robustbench_lite.escaping import printable
 from robustbench_lite.guard import calling
 from robustbench_lite.results.loading import loading_text
 from robustbench_lite.run.build import defended_system
@@ -104,7 +104,7 @@ class Builder:
         audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
         adaptive = audited and (bool(known) or hidden)
         self.present = ""
-        names = {"model": visible(model), "defense": visible(defense)}
+        names = {"model": printable(model), "defense": printable(defense)}
         return Built(**names, system=system, adaptive=adaptive, hides=hidden and adaptive)
 
     def _tell(self, model: str, system: System) -> None:

@@ -184,7 +184,7 @@ def test_what_was_given_is_cut(command: list[str], here: Here, capsys: pytest.Ca
 def test_control_characters_in_names_are_refused(option: str, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert here("evaluate", option, "pgd\x1b[31m\r") == 2
     said = capsys.readouterr().err
-    assert said.endswith(r"pgd\x1b[31m\r' has a control character, \x1b; write it without" + "\n")
+    assert said.endswith(r"pgd\x{1b}[31m\x{d}' has a control character, \x{1b}; write it without" + "\n")
     assert said.isascii()
     assert "\x1b" not in said
 

@@ -176,7 +176,7 @@ def test_a_log_has_everything_with_the_time(
 def test_a_log_says_how_it_ended(tmp_path: Path) -> None:
     for error, told in (
         (KeyboardInterrupt(), "stopped by Ctrl-C"),
-        (UserError("a mistake\x1b[31m"), r"stopped: a mistake\x1b[31m"),
+        (UserError("a mistake\x1b[31m"), r"stopped: a mistake\x{1b}[31m"),
         (ZeroDivisionError("1/0"), "stopped: ZeroDivisionError: 1/0"),
     ):
         with pytest.raises(type(error)), Bars(log=tmp_path / "log"):
@@ -216,7 +216,7 @@ def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> Non
         bars.end(CellEnd(text="pgd on a\rb\x1b[2J", total=1, ended=1, broken=0, robust=1.0, seconds=0.1))
         bars.note("[red]no markup[/red]")
     assert capsys.readouterr().err.splitlines() == [
-        r"rbl: pgd on a\rb\x1b[2J: robust accuracy 100.0 %, 0/1 broken, 0.1 s",
+        r"rbl: pgd on a\x{d}b\x{1b}[2J: robust accuracy 100.0 %, 0/1 broken, 0.1 s",
         "rbl: [red]no markup[/red]",
     ]
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from robustbench_lite import __version__
-from robustbench_lite.escaping import visible_lines
+from robustbench_lite.escaping import printable_lines
 from robustbench_lite.hashing import integrity
 from robustbench_lite.results.claims import NOTES
 from robustbench_lite.results.grid import INTERVALS
@@ -69,7 +69,7 @@ def page(run: RunData) -> str:
         script=script,
         policy=f"default-src 'none'; img-src data:; style-src '{integrity(style)}'; script-src '{integrity(script)}'",
     )
-    return visible_lines(html)
+    return printable_lines(html)
 
 
 @cache
