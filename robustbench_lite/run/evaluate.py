@@ -33,6 +33,7 @@ from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.trial import clock_of, smaller, trial
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.system import System
@@ -191,8 +192,11 @@ def _trial(
     """All attacks on one system under one threat, and the checks."""
     frames, needs = [], {}
     shown: list[Shown] = []
-    setting, output = collected.setting, collected.output
-    for cell, ran in trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter):
+    setting, output, tape = collected.setting, collected.output, Tape(subject=subject)
+    heard = heard_while(
+        trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter), tape
+    )
+    for cell, ran in heard:
         subject = cell.subject
         if ran.failed:
             reporter.note(f"{cell.attack_text} on {subject.model}, {subject.defense} failed: {ran.failed}")
@@ -207,7 +211,9 @@ def _trial(
     if setting.plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
-        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter))
+        left = [(frame, one.images) for frame, one in zip(frames, shown, strict=True)]
+        found = _checks(subject, threat, threat_text, own, needs, reporter, left, tape)
+        collected.check(subject, threat_text, found)
 
 
 def _checks(
@@ -217,17 +223,20 @@ def _checks(
     frames: Sequence[pd.DataFrame],
     needs: dict[str, str],
     reporter: Reporter,
+    left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]],
+    tape: Tape,
 ) -> list[checks.Diagnostic]:
     """The probes, with ever smaller micro-batches while the memory does not do."""
     own = [frame for frame in frames if len(frame)]
     if (
         subject.bare is not None
     ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
-        subject, own = replace(subject.bare, shapes=subject.shapes), []
+        subject, own, left = replace(subject.bare, shapes=subject.shapes), [], []
+        tape = Tape(subject=subject)
     room: Subject | None = subject
     while room is not None:
         try:
-            return probe_subject(room, threat, threat_text, own, needs)
+            return probe_subject(room, threat, threat_text, own, needs, left=left, tape=tape)
         except (torch.OutOfMemoryError, MemoryError):
             pass
         room = smaller(room, reporter)

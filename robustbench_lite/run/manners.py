@@ -1,4 +1,4 @@
-"""Does a system answer as an evaluation must assume? Asked on a few clean images, before anything is attacked."""
+"""Does a system answer as an evaluation must assume? Asked on a few images, clean and perturbed, before it is attacked."""
 
 from dataclasses import replace
 
@@ -7,31 +7,40 @@ from torch import Tensor
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import concat
+from robustbench_lite.run.answers import Answers
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.system import Outputs, System
 
-#: differences of scores, relative to the largest: what draws make, and what neighbours make
-_RANDOM, _NEIGHBOURS = 1e-4, 1e-3
-_ASKED = 8
-#: how often a system is asked again: one that draws from few values may give the same answer twice
-_AGAIN = 5
+#: a difference of answers to one question that draws make, as a share of the spread of the scores
+RANDOM = 1e-4
+#: how many images are asked about, and how many of those with more values than `LARGE`
+ASKED, ASKED_LARGE, LARGE = 8, 3, 3 * 64 * 64
+#: how often a system is asked again, and one of large images: it may draw from few values
+AGAIN, AGAIN_LARGE = 5, 3
+#: how far the perturbed images are from the clean ones: corners of a ball of Linf, and its inside
+CORNERS, INSIDE = (4 / 255, 0.1), (0.3,)
 
 
 @torch.no_grad()
-def well_behaved(system: System, x: Tensor, y: Tensor) -> System:
-    """The system; marked as randomised where the same images are not answered alike, so that the verdict asks often.
+def well_behaved(system: System, x: Tensor, y: Tensor, room: int | None = None) -> tuple[System, Answers]:
+    """The system, marked as randomised where one question has two answers, and its answers to the points of `standpoints`.
+
+    Randomness may show next to the images alone, so perturbed ones are asked about as well.
 
     Args:
-        x: (n, c, h, w), n >= 1, on the system's device. y: (n,).
+        x: (n, c, h, w), n >= 1, on the system's device. y: (n,). room: images to show at once; all if left out.
 
     Raises:
-        UserError: answers of another kind, images or weights that are changed by asking, or an answer that depends on the
-            other images of the batch.
+        UserError: answers of another kind, or images or weights that are changed by asking.
     """
-    x, y = x[:_ASKED], y[:_ASKED]
+    points, labels = standpoints(x, y)
+    x, y, room = x[:ASKED], y[:ASKED], room or len(points)
     shown, before = x.clone(), [buffer.clone() for buffer in _buffers(system)]
     with exact_math():
-        first = _answers(system, shown, y)
+        for begin in range(0, len(x), room):
+            part = shown[begin : begin + room]
+            answers_of(system, part, y[begin : begin + room])
         if not torch.equal(shown, x):
             raise UserError(f"{system.name} changes the images that it is shown; write x = x - mean, not x -= mean")
         if not all(map(_same, before, _buffers(system))):
@@ -39,29 +48,41 @@ def well_behaved(system: System, x: Tensor, y: Tensor) -> System:
                 f"{system.name} changes its own buffers when it is asked (batch normalisation in training mode?);"
                 " accepted: a model whose eval mode is fixed"
             )
-        if system.randomised:
-            return system
-        if any(_far(first, _answers(system, x, y), _RANDOM) for _ in range(_AGAIN)):
-            return replace(system, model_is_random=True)
-        _check_neighbours(system, x, y)
-    return system
+        first = in_parts(system, points, labels, room)
+        again = AGAIN_LARGE if x[0].numel() > LARGE else AGAIN
+        if not system.randomised and any(
+            bool((first.apart(in_parts(system, points, labels, room)) > RANDOM).any()) for _ in range(again)
+        ):
+            system = replace(system, model_is_random=True)
+    return system, first
 
 
-def _check_neighbours(system: System, x: Tensor, y: Tensor) -> None:
-    """Refuse a system whose answer to an image depends on the images beside it."""
-    half, label = x[: (len(x) + 1) // 2], y[: (len(x) + 1) // 2]
-    labels = torch.cat((label, label))
-    alike = _answers(system, torch.cat((half, half)), labels)[: len(half)]
-    among = _answers(system, torch.cat((half, 1 - half)), labels)[: len(half)]
-    if _far(alike, among, _NEIGHBOURS):
-        raise UserError(
-            f"the answer of {system.name} to an image depends on the other images of the batch"
-            " (batch normalisation without running statistics?); accepted: one answer an image"
-        )
+def standpoints(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A few of the images, each as it is, with noise of several sizes, and halfway to another; (p, c, h, w) and labels.
+
+    Images halfway between two classes lie near a boundary, as adversarial examples do.
+    """
+    few = x[: ASKED_LARGE if x[0].numel() > LARGE else ASKED]
+    labels, shape = y[: len(few)], few.shape[1:]
+    draws = Draws.for_images(0, few, labels)
+    corners = [few + size * draws.signs(shape, "manners", place) for place, size in enumerate(CORNERS)]
+    inside = [few + size * (2 * draws.uniform(shape, "manners", place) - 1) for place, size in enumerate(INSIDE)]
+    points = torch.cat([few, *corners, *inside, (few + few.roll(1, 0)) / 2])
+    return points.clamp(0, 1), labels.repeat(len(points) // len(few))
 
 
-def _answers(system: System, x: Tensor, y: Tensor) -> Tensor:
-    """The scores, (n, classes); the detector's beside them."""
+def in_parts(system: System, x: Tensor, y: Tensor, size: int) -> Answers:
+    """The answers to x, so many images at a time; see `answers_of`."""
+    cuts = zip(x.split(size), y.split(size), strict=True)
+    return concat([answers_of(system, images, labels) for images, labels in cuts])
+
+
+def answers_of(system: System, x: Tensor, y: Tensor) -> Answers:
+    """What the system says of all images at once.
+
+    Raises:
+        UserError: the network fails, or its answers have another shape.
+    """
     try:
         outputs = system(x, Draws.for_images(0, x, y), 0)
     except (torch.OutOfMemoryError, MemoryError, UserError):
@@ -70,7 +91,7 @@ def _answers(system: System, x: Tensor, y: Tensor) -> Tensor:
         first = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{system.name} cannot answer {len(x)} images {tuple(x.shape[1:])}: {first}") from error
     _check_shapes(system, outputs, len(x))
-    return outputs.scores if outputs.reject is None else torch.cat((outputs.scores, outputs.reject[:, None]), 1)
+    return Answers.of(outputs)
 
 
 def _check_shapes(system: System, outputs: Outputs, count: int) -> None:
@@ -82,12 +103,6 @@ def _check_shapes(system: System, outputs: Outputs, count: int) -> None:
     if outputs.reject is not None and tuple(outputs.reject.shape) != (count,):
         given = tuple(outputs.reject.shape)
         raise UserError(f"the detector of {system.name} answers with shape {given}; accepted: {(count,)}")
-
-
-def _far(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Whether finite answers differ by more than rounding does."""
-    one, other = (scores.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for scores in (one, other))
-    return float((one - other).abs().max()) > tolerance * float(one.abs().max())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """Cheap checks that an evaluation makes besides its attacks, on at most 100 samples; their cost is counted apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,17 @@ import torch
 
 from robustbench_lite.attack import Attack, prepares, resolve_attack
 from robustbench_lite.errors import UserError
+from robustbench_lite.oracle import overheard
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.results.fates import trials
 from robustbench_lite.run import gradient_probes
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.consistency import Questions, answers_vary, how_many
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.tape import Attacked, Tape
 from robustbench_lite.run.tries import draws_of, without_eot
 from robustbench_lite.threat import Threat
 
@@ -39,16 +42,47 @@ COMPARED = {
 
 
 def probe_subject(
-    subject: Subject, threat: Threat, threat_text: str, own: Sequence[pd.DataFrame], needs: dict[str, str]
+    subject: Subject,
+    threat: Threat,
+    threat_text: str,
+    own: Sequence[pd.DataFrame],
+    needs: dict[str, str],
+    *,
+    left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]] = (),
+    tape: Tape | None = None,
 ) -> list[Diagnostic]:
     """The diagnostics of one system under one threat.
 
     Args:
         own: the records of the plan's attacks on it. needs: attack text -> what it needs.
+        left: of each attack the records, and kept examples by index. tape: what the attacks asked.
     """
+    tape = tape or Tape(subject=subject)
+    with overheard(tape):
+        found = _of_attacks(subject, threat, own, needs, tape)
+    return [*_of_answers(subject, threat, left, tape), *found]
+
+
+def _of_answers(
+    subject: Subject, threat: Threat, left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]], tape: Tape
+) -> list[Diagnostic]:
+    """Checks of what the system says, wherever and whenever it is asked."""
+    found = [_probabilities(subject)]
+    if subject.before is None:
+        why = "nothing was asked before the attacks"
+        return [*found, gradient_probes.answers_vary(subject), *(diagnostics.unchecked(name, why) for name in ANSWERS)]
+    attacked = Attacked.of(subject, left, how_many(subject))
+    asked = Questions(subject=subject, threat=threat, before=subject.before, attacked=attacked, tape=tape)
+    return [*found, answers_vary(asked), *(check(asked) for check in ANSWERS.values())]
+
+
+def _of_attacks(
+    subject: Subject, threat: Threat, own: Sequence[pd.DataFrame], needs: dict[str, str], tape: Tape
+) -> list[Diagnostic]:
+    """Checks of gradients, and of attacks against each other."""
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
-    found = [_probabilities(subject), gradient_probes.answers_vary(subject)]
+    found = []
     if subject.hides and len(chosen):
         found.append(gradient_probes.plain_gradients_vanish(subject, chosen, threat))
     if not len(chosen):
@@ -61,7 +95,9 @@ def probe_subject(
             *here,
             *(diagnostics.unchecked(name, f"{threat.norm} is no norm") for name in (*IN_A_NORM, *COMPARED)),
         ]
-    found += [probe(subject, chosen, threat) for probe in ON_CLEAN.values()]
+    for probe in ON_CLEAN.values():
+        found.append(probe(subject, chosen, threat))
+        tape.turn()
     if not len(frame) or threat.aim == "minimum-norm" or threat.goal == "targeted":
         return found
     return [*found, *(_compared(name, subject, chosen, threat, frame, needs) for name in COMPARED)]
@@ -196,6 +232,12 @@ ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
     "gradients-mislead": gradient_probes.gradients_mislead,
     "differentiates-inside": lambda subject, chosen, threat: gradient_probes.differentiates_inside(subject, chosen),
     "survives-unbounded-eps": _unbounded,
+}
+#: checks of what a system says to the same images, wherever and whenever they are shown; they come before all others
+ANSWERS: dict[str, Callable[[Questions], Diagnostic]] = {
+    "order-dependent": lambda asked: asked.order,
+    "mode-dependent": lambda asked: asked.mode,
+    "stateful": lambda asked: asked.state,
 }
 #: those of them that take steps in a norm
 IN_A_NORM = ("loss-stands-still", "survives-unbounded-eps")
