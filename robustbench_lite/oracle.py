@@ -201,9 +201,9 @@ class Oracle:
         self._opened_forwards = self._opened_backwards = 0
         #: (n,) int64, how often the last query had to be made again, a little beside the point
         self._again = torch.zeros_like(self.ledger.forwards)
-        #: (n,) bool, rows that had a gradient with NaN or infinity in it, and those where NaN was left beside the point too
-        self.nonfinite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.lost = self.nonfinite
+        #: (n,) bool, rows that had a gradient with NaN in it, and with infinity
+        self.undefined = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.infinite = self.undefined
 
     @property
     def num_classes(self) -> int:
@@ -407,15 +407,16 @@ class Oracle:
         index = self.ledger.forwards + draw
         outputs, values, found = self._climbed(x, objectives, with_grads, index)
         if found is not None and not bool(found.sum().isfinite()):
-            self.nonfinite = self.nonfinite | _bad_rows(~found.isfinite())
-            again = _bad_rows(found.isnan()) & twice
+            undefined = _bad_rows(found.isnan())
+            self.undefined = self.undefined | undefined
+            self.infinite = self.infinite | _bad_rows(found.isinf())
+            again = undefined & twice
             if bool(again.any()):
                 beside = torch.where(along(again, x), self._beside(x, index), x)
                 _, _, other = self._climbed(beside, objectives, with_grads, index, tolerant=True)
                 assert other is not None
                 found = torch.where(along(again, x)[None], other, found)
                 self._again = self._again + again
-            self.lost = self.lost | _bad_rows(found.isnan())
             found = _steep(found)
         return outputs, values, found
 

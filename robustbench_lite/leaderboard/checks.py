@@ -14,7 +14,7 @@ SHARES = frozenset(
     {
         *("noise-beats-gradient", "black-box-beats-gradient", "transfer-beats-gradient", "one-step-beats-iterative"),
         *("plain-gradients-vanish", "loss-stands-still", "not-converged", "doubling-breaks-more"),
-        *("denied-by-verdict", "order-dependent", "mode-dependent", "stateful"),
+        *("denied-by-verdict", "order-dependent", "mode-dependent", "stateful", "detector-without-slope"),
     }
 )
 #: a number of images, with a limit above 0

@@ -27,6 +27,13 @@ class Threshold:
 HUNDRED = 100
 
 THRESHOLDS: dict[str, Threshold] = {
+    "clean-accuracy": Threshold(
+        quantity="1 if clean accuracy is no better than chance, far below what was told, or far below what a cure gives",
+        limit=0,
+        limit_text="0",
+        why="this clean accuracy cannot be meant: look at preprocessing and labels before any robust accuracy",
+        source="Carlini et al. 2019",
+    ),
     "invalid-examples": Threshold(
         quantity="examples outside the threat, outside the box or not finite",
         limit=0,
@@ -79,6 +86,20 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="0",
         why="gradients are exactly zero, so gradient attacks stand still",
         source="Croce et al. 2020; Pintor et al. 2022",
+    ),
+    "nonfinite-gradients": Threshold(
+        quantity="share of correctly classified samples whose loss gradient has NaN in it",
+        limit=0,
+        limit_text="0",
+        why="gradients are NaN (0 times infinity: a root, norm or logarithm at 0); attacks follow those next to the image",
+        source="measured, see below",
+    ),
+    "detector-without-slope": Threshold(
+        quantity="share of samples on which following the slope of the detector's score does not lower it, though it varies",
+        limit=0.25,
+        limit_text="25 %",
+        why="the detector's score has no slope to follow: attacks never learn to pass it",
+        source="measured, see below",
     ),
     "plain-gradients-vanish": Threshold(
         quantity="the same for who does not know the defense; asked where it hides something",

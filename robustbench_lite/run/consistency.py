@@ -141,7 +141,7 @@ class Questions:
                 text = (
                     f"{count} of {len(far)} answers differ {way.how}, by up to {most:.0%} of the spread of the scores"
                 )
-            if worst is None or count / len(far) > worst[0]:
+            if worst is None or (count / len(far), len(far)) > (worst[0], worst[2]):
                 worst = (count / len(far), text, len(far))
         return (
             diagnostics.unchecked(name, "it could be asked in one way only")

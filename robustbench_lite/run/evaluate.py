@@ -25,6 +25,7 @@ from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.clean_accuracy import clean_accuracy
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
@@ -175,6 +176,8 @@ def run(
             compute_ahead(setting, output, jobs, reporter, fresh=fresh)
         for built in opened.builder.systems():
             subject = opened.subject(built)
+            if plan.diagnostics:
+                collected.look(subject, reporter)
             own = opened.attacks(subject)
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
@@ -257,6 +260,14 @@ class _Collected:
     swept: list[pd.DataFrame] = field(default_factory=list)
     rebuilt: list[pd.DataFrame] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
+    clean: dict[tuple[str, str], checks.Diagnostic] = field(default_factory=dict)
+
+    def look(self, subject: Subject, reporter: Reporter) -> None:
+        """Check the clean accuracy, and say at once where it cannot be meant."""
+        found = clean_accuracy(subject if subject.bare is None else subject.bare)
+        self.clean[subject.model, subject.defense] = found
+        if found.status == "fired":
+            reporter.note(f"{subject.model}, {subject.defense}: {found.detail}")
 
     def reconstruct(self, cell: Cell, ran: Ran, shown: Shown) -> None:
         """Measure what comes back of the examples of an attack, or look it up; some of them are kept to be drawn."""
@@ -295,7 +306,8 @@ class _Collected:
         return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
-        self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = found
+        clean = self.clean[subject.model, subject.defense]
+        self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = [clean, *found]
 
     def result(self) -> Result:
         """Everything, written out where there is an output folder."""

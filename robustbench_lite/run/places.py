@@ -59,7 +59,7 @@ class _Walk:
     def follow(self, value: Any) -> None:
         """Go on from a value where it is a user's code."""
         for part in _inside(value):
-            if id(part) in self._seen or not _of_user(part.__module__):
+            if id(part) in self._seen or not of_user(part.__module__):
                 continue
             self._seen.add(id(part))
             if isinstance(part, type):
@@ -110,7 +110,7 @@ class _Walk:
                     lambda name=name: space[name],
                     lambda value, name=name: space.__setitem__(name, value),
                 )
-            elif id(value) not in self._seen and _of_user(value.__name__):
+            elif id(value) not in self._seen and of_user(value.__name__):
                 self._seen.add(id(value))
                 self._names(vars(value), names, value.__name__)
 
@@ -156,20 +156,21 @@ def _is_state(value: Any) -> bool:
     """Whether it is a value and no code: an object that can be called is one where a user wrote its class."""
     if isinstance(value, (*_CODE, *_CLASS)):
         return False
-    return not callable(value) or isinstance(value, nn.Module) or _of_user(type(value).__module__)
+    return not callable(value) or isinstance(value, nn.Module) or of_user(type(value).__module__)
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_user(module: str | None) -> bool:
+def of_user(module: str | None) -> bool:
     """Whether a module is no part of Python, of an installed package or of this one."""
     head = (module or "").partition(".")[0]
     if head == "__main__":
         return True
     if not head or head == "robustbench_lite" or head in sys.stdlib_module_names:
         return False
-    file = getattr(sys.modules.get(module or ""), "__file__", None)
-    if file is None:  # run from a file that was never imported, or a package that is built in
-        return module not in sys.modules
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in (module or "", head)]
+    file = next((found for found in files if found), None)
+    if file is None:  # typed in, or run from a file that was never imported
+        return head not in sys.builtin_module_names
     return not any(Path(file).is_relative_to(place) for place in _installed())
 
 

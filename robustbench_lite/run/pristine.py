@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from robustbench_lite.run.places import Place, places_of
+from robustbench_lite.run.places import Place, of_user, places_of
 from robustbench_lite.system import System
 
 #: values of more bytes are not copied
@@ -39,7 +39,9 @@ class Pristine:
         """A copy of the system as it is now; the reason, where it cannot be copied."""
         every = places_of(system)
         kept = [place for place in every if not _large(place.get())]
-        memo = {id(weight): weight for module in _modules(system, kept) for weight in module.parameters()}
+        memo: dict[int, Any] = {
+            id(weight): weight for module in _modules(system, kept) for weight in module.parameters()
+        }
         try:
             copied, values = _copied(system, kept, memo)
         except Exception:  # one of the values; which, is found out one by one
@@ -48,8 +50,6 @@ class Pristine:
                 copied, values = _copied(system, kept, memo)
             except Exception as error:  # whatever a user's object says to being copied
                 return f"{system.name} cannot be copied: {type(error).__name__}: {error}".splitlines()[0]
-        if copied.model is system.model:
-            return f"a copy of {system.name} is {system.name} itself"
         left = tuple(place.name for place in every if place not in kept)
         return cls(system=copied, places=tuple(kept), values=values, left=left)
 
@@ -71,8 +71,19 @@ class Pristine:
 
 def _copied(system: System, kept: list[Place], memo: dict[int, Any]) -> tuple[System, tuple[Any, ...]]:
     """All in one go, so that what two of them share is shared by their copies."""
-    copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, tuple(place.get() for place in kept)), dict(memo))
+    memo = dict(memo)
+    willing = [module for whole in system.modules for module in whole.modules() if _copies_by_rule(module)]
+    for module in willing:  # a rule of the user's may hand out the module itself
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in willing:
+        vars(memo[id(module)]).update(copy.deepcopy(vars(module), memo))
+    copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, tuple(place.get() for place in kept)), memo)
     return copied
+
+
+def _copies_by_rule(module: nn.Module) -> bool:
+    """Whether a class of the user's says how it is copied."""
+    return any("__deepcopy__" in vars(kind) and of_user(kind.__module__) for kind in type(module).__mro__)
 
 
 def _can_be_copied(place: Place, memo: dict[int, Any]) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from robustbench_lite.attack import Attack, prepares, resolve_attack
 from robustbench_lite.errors import UserError
+from robustbench_lite.objectives import Goal
 from robustbench_lite.oracle import overheard
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
@@ -17,11 +18,13 @@ from robustbench_lite.results.fates import trials
 from robustbench_lite.run import gradient_probes
 from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.consistency import Questions, answers_vary, how_many
+from robustbench_lite.run.detector_probes import detector_without_slope, on_the_grid
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.tape import Attacked, Tape
 from robustbench_lite.run.tries import draws_of, without_eot
+from robustbench_lite.run.verdict import judge
 from robustbench_lite.threat import Threat
 
 MOST = 100
@@ -31,6 +34,8 @@ UNBOUNDED = "pgd:steps=20,restarts=1"
 #: a search now and then finds what a good one missed, and what this one breaks is not hidden from gradients. More than
 #: `FEW` of the samples is no accident.
 SECOND, FEW = "apgd:objective=margin,restarts=5", 0.05
+#: what is tried where a detector's score has no slope: a joint attack by scores, and one on the classifier alone
+BY_SCORES, CLASSIFIER_ALONE = "square:queries=500,rescale=true", "pgd:steps=20,restarts=1,objective=margin"
 #: diagnostics that set a weak attack against the plan's strong ones, and the probe where the plan has none of the kind
 COMPARED = {
     "noise-beats-gradient": "noise:draws=100",
@@ -70,7 +75,7 @@ def _of_answers(
     found = [_probabilities(subject)]
     if subject.before is None:
         why = "nothing was asked before the attacks"
-        return [*found, gradient_probes.answers_vary(subject), *(diagnostics.unchecked(name, why) for name in ANSWERS)]
+        return [*found, *(diagnostics.unchecked(name, why) for name in ("answers-vary", *ANSWERS))]
     attacked = Attacked.of(subject, left, how_many(subject))
     asked = Questions(subject=subject, threat=threat, before=subject.before, attacked=attacked, tape=tape)
     return [*found, answers_vary(asked), *(check(asked) for check in ANSWERS.values())]
@@ -82,7 +87,9 @@ def _of_attacks(
     """Checks of gradients, and of attacks against each other."""
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
-    found = []
+    found = list[Diagnostic]()
+    if subject.system.detector is not None:
+        found.append(_of_detector(subject, chosen, threat, frame))
     if subject.hides and len(chosen):
         found.append(gradient_probes.plain_gradients_vanish(subject, chosen, threat))
     if not len(chosen):
@@ -101,6 +108,47 @@ def _of_attacks(
     if not len(frame) or threat.aim == "minimum-norm" or threat.goal == "targeted":
         return found
     return [*found, *(_compared(name, subject, chosen, threat, frame, needs) for name in COMPARED)]
+
+
+def _of_detector(subject: Subject, chosen: torch.Tensor, threat: Threat, frame: pd.DataFrame) -> Diagnostic:
+    """Whether the detector's score has a slope; where it has none, what attacks without one make of the survivors."""
+    name = "detector-without-slope"
+    if not len(chosen):
+        return diagnostics.unchecked(name, "no sample is right on its clean image")
+    told = detector_without_slope(subject, chosen, threat)
+    if told.status != "fired":
+        return told
+    lost = frame.loc[frame["broken"].astype(bool), "index"] if len(frame) else []
+    alive = chosen[torch.from_numpy(~np.isin(subject.indices[chosen.numpy()], lost))]
+    tries = [_by_scores(subject, alive, threat), _on_the_grid(subject, alive, threat)] if len(alive) else []
+    return replace(told, detail="; ".join(text for text in tries if text) or told.detail)
+
+
+def _by_scores(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
+    """What a joint attack by scores makes of these samples, in words."""
+    attack = resolve_attack(BY_SCORES)
+    if threat.norm not in attack.norms:
+        return ""
+    ran = _ran(replace(subject, adaptive=True), alive, attack, threat)
+    if ran.failed:
+        return f"{attack} failed: {ran.failed}"
+    return f"{attack}, which needs no slope, breaks {int(ran.rows['broken'].sum())} of {len(alive)} that are left"
+
+
+def _on_the_grid(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
+    """What becomes of these samples where the classifier alone is attacked and the examples lie on the images' levels."""
+    attack = resolve_attack(CLASSIFIER_ALONE)
+    if threat.norm != "Linf" or threat.goal == "targeted":
+        return ""
+    ran = _ran(subject.plain, alive, attack, threat, keep=True)
+    x, y, draws = subject.load(alive)
+    held = [ran.examples.get(int(index)) for index in subject.indices[alive.numpy()]]
+    adv = torch.stack([x[row] if one is None else torch.from_numpy(one).to(x.device) for row, one in enumerate(held)])
+    shown = on_the_grid(x, adv, threat.radius)
+    if shown is None:
+        return ""
+    verdict = judge(subject.system, x, Goal(y=y), threat, shown, draws, subject.shapes, subject.sitting)
+    return f"examples of the classifier on the levels of the images break {int(verdict.broken.sum())} of {len(alive)}"
 
 
 def _chosen(subject: Subject) -> torch.Tensor:
@@ -218,15 +266,18 @@ def _twice(text: str, threat: Threat) -> Attack | None:
     return replace(attack, **longer)
 
 
-def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat) -> Ran:
-    """What a probe found, in memory."""
-    small = _narrowed(subject, chosen)
-    cell = Cell(subject=small, attack=attack, attack_text=str(attack), threat=threat, threat_text=str(threat))
+def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat, *, keep: bool = False) -> Ran:
+    """What a probe found, in memory; with its examples where they are to be kept."""
+    small, kept = _narrowed(subject, chosen), frozenset(range(len(chosen) if keep else 0))
+    cell = Cell(
+        subject=small, attack=attack, attack_text=str(attack), threat=threat, threat_text=str(threat), keep=kept
+    )
     return run_cell(cell, Records(None), lambda done, broken: None)
 
 
 #: diagnostics that are probed on clean images that the system gets right
 ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
+    "nonfinite-gradients": gradient_probes.nonfinite_gradients,
     "zero-gradients": gradient_probes.zero_gradients,
     "loss-stands-still": gradient_probes.loss_stands_still,
     "gradients-mislead": gradient_probes.gradients_mislead,
