@@ -31,6 +31,7 @@ LUCK = 0.05
 
 def clean_accuracy(subject: Subject) -> Diagnostic:
     """Whether the clean accuracy is at chance, far below what was told, or far below what a cure would make of it."""
+    subject = subject if subject.bare is None else subject.bare
     labels = subject.labels.numpy()
     right = ~subject.clean.nan.numpy() & (subject.clean.prediction.numpy() == labels)
     notes, n = subject.system.notes, len(labels)
@@ -43,8 +44,13 @@ def clean_accuracy(subject: Subject) -> Diagnostic:
     reasons = [reason for reason in (blind, short, "" if cure is None else _words(cure)) if reason]
     if not reasons and blind is None and right.mean() < HIGH:
         return diagnostics.unchecked(NAME, f"{n} images are too few to tell it from chance")
-    text = f"clean accuracy {right.mean():.1%}" + "".join(f"; {reason}" for reason in reasons)
+    text = f"clean accuracy {_percent(right.mean())}" + "".join(f"; {reason}" for reason in reasons)
     return diagnostics.judged(NAME, float(bool(reasons)), n, text if reasons else "")
+
+
+def warning(subject: Subject, found: Diagnostic) -> str:
+    """What a user should know before any attack runs; nothing where all is well."""
+    return f"{subject.model}, {subject.defense}: {found.detail}" if found.status == "fired" else ""
 
 
 def _blind(answers: np.ndarray, labels: np.ndarray, right: np.ndarray, classes: int) -> str | None:
@@ -70,7 +76,7 @@ def _blind(answers: np.ndarray, labels: np.ndarray, right: np.ndarray, classes: 
     if len(np.unique(answers)) == 1:
         return f"it always answers class {answers[0]}"
     most = counts.max() / len(labels)
-    return f"no better than chance ({chance:.1%}), or than always answering one class ({most:.1%})"
+    return f"no better than chance ({_percent(chance)}), or than always answering one class ({_percent(most)})"
 
 
 def _short(right: np.ndarray, dataset: str, told: Mapping[str, Any] | None) -> str:
@@ -81,7 +87,7 @@ def _short(right: np.ndarray, dataset: str, told: Mapping[str, Any] | None) -> s
     promised = float(told["clean_acc"])
     if promised <= high or promised - right.mean() < POINTS:
         return ""
-    return f"{told.get('source', 'its card')} tells {promised:.1%}"
+    return f"{told.get('source', 'its card')} tells {_percent(promised)}"
 
 
 def _same_data(dataset: str, told: Mapping[str, Any]) -> bool:
@@ -93,5 +99,9 @@ def _same_data(dataset: str, told: Mapping[str, Any]) -> bool:
     return plain(dataset) == plain(str(told.get("dataset", ""))) and not math.isnan(float(told.get("clean_acc", "nan")))
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def _words(cure: Cured) -> str:
-    return f"{cure.accuracy:.1%} {cure.cure.means}: {cure.cure.do}"
+    return f"{_percent(cure.accuracy)} {cure.cure.means}: {cure.cure.do}"

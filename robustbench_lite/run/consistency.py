@@ -63,12 +63,14 @@ class Questions:
     @cached_property
     def x(self) -> Tensor:
         """(n, c, h, w): images, images with noise, attacked images."""
-        return self.before.points if self.attacked is None else torch.cat((self.before.points, self.attacked.x))
+        first = self.before.first.x
+        return first if self.attacked is None else torch.cat((first, self.attacked.x))
 
     @cached_property
     def y(self) -> Tensor:
         """(n,), their labels."""
-        return self.before.labels if self.attacked is None else torch.cat((self.before.labels, self.attacked.y))
+        first = self.before.first.y
+        return first if self.attacked is None else torch.cat((first, self.attacked.y))
 
     @property
     def few(self) -> int:
@@ -128,26 +130,19 @@ class Questions:
         return found
 
     def _judged(self, name: str, ways: "Iterator[Way]") -> Diagnostic:
-        """The largest share of answers, over all ways of asking, that differ by more than rounding."""
+        """By the way of asking in which the largest share of answers differ by more than rounding."""
         if self.subject.system.randomised:
             return diagnostics.unchecked(name, _VARY)
-        worst: tuple[float, str, int] | None = None
-        for way in ways:
-            far = way.apart > max(self.tolerance, way.tolerance)
-            count = int(far.sum())
-            text = ""
-            if count:
-                most = min(float(way.apart.max()), 9.99)
-                text = (
-                    f"{count} of {len(far)} answers differ {way.how}, by up to {most:.0%} of the spread of the scores"
-                )
-            if worst is None or (count / len(far), len(far)) > (worst[0], worst[2]):
-                worst = (count / len(far), text, len(far))
-        return (
-            diagnostics.unchecked(name, "it could be asked in one way only")
-            if worst is None
-            else diagnostics.judged(name, worst[0], worst[2], worst[1])
-        )
+        found = [self._of(name, way) for way in ways]
+        if not found:
+            return diagnostics.unchecked(name, "it could be asked in one way only")
+        return max(found, key=lambda one: (one.status == "fired", one.value, one.n))
+
+    def _of(self, name: str, way: "Way") -> Diagnostic:
+        far = way.apart > max(self.tolerance, way.tolerance)
+        count, n, most = int(far.sum()), len(far), min(float(way.apart.max()), 9.99)
+        text = f"{count} of {n} answers differ {way.how}, by up to {most:.0%} of the spread of the scores" * bool(count)
+        return diagnostics.judged(name, count / n, n, text)
 
 
 def how_many(subject: Subject) -> int:
@@ -259,8 +254,8 @@ def _later(asked: Questions) -> Iterator[Way]:
     """Images that were asked about before the attacks, and attacked ones by a system that nothing was asked before."""
     before, subject, attacked = asked.before, asked.subject, asked.attacked
     with torch.no_grad(), exact_math():
-        now = in_parts(subject.system, before.points, before.labels, before.room)
-    yield Way(how="after the attacks", apart=before.answers.apart(now))
+        now = in_parts(subject.system, before.first.x, before.first.y, before.room)
+    yield Way(how="after the attacks", apart=before.first.answers.apart(now))
     late = asked.tape.some(asked.few) if attacked is None else (attacked.x, attacked.y, None)
     if late is None:
         return

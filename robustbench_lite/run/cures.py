@@ -1,11 +1,12 @@
 """What may be wrong where a clean accuracy is low, tried on a few clean images: other pixels, or other numbers of the classes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import optimize, stats
 from torch import Tensor, nn
 
@@ -17,8 +18,10 @@ from robustbench_lite.zoo.adapt import Constants, Normalized
 
 #: images that a cure of pixels is tried on at first, and those that are promising; fewer of large images
 FIRST, MOST, FIRST_LARGE, LARGE = 50, 200, 16, 3 * 64 * 64
-#: how many images more must be right at first, and how many points, with what chance of luck, of all cures together, in the end
-PROMISING, GAIN, LUCK = 3, 0.05, 0.01
+#: how many images more must be right at first, and by how many cures at most
+PROMISING, CANDIDATES = 3, 4
+#: how many points are gained in the end, with what chance of luck, of all cures together, and what is about as many
+GAIN, LUCK, ALIKE = 0.05, 0.01, 0.03
 #: the constants that most checkpoints were trained with
 USUAL = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -29,50 +32,76 @@ USUAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cure:
-    """What is tried: what it `means` for the images or classes, and what a user is to `do`."""
+    """What is tried: what it `means` for the images or classes, what a user is to `do`, and how far-fetched it is."""
 
     means: str
     do: str
+    effort: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cured:
-    """A cure that helps, and the clean accuracy with it."""
+    """A cure that helps, the clean accuracy with it, and the loss of what is said then; see `_Said`."""
 
     cure: Cure
     accuracy: float
+    loss: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Said:
+    """Which images are answered rightly, (n,) bool, and the mean cross-entropy of the answers.
+
+    It is that of scores of one spread: pixels of more contrast make scores larger, and no network better.
+    """
+
+    right: np.ndarray
+    loss: float = 0.0
 
 
 def best_cure(subject: Subject) -> Cured | None:
-    """The cure that makes most of the clean accuracy, where that is no luck; None without any."""
-    every = len(subject.indices)
-    tried = [*_of_classes(subject)]
-    pixels = list(_of_pixels(subject))
-    count = len(tried) + len(pixels)
-    found = [_set_against(cure, before, after, count) for cure, before, after in tried]
-    first = FIRST_LARGE if math.prod(subject.data.shape) > LARGE else FIRST
-    some, more = _spread(every, first), _spread(every, MOST)
-    base = _right(subject, subject.system, some)
-    promising = []
-    for cure, system in pixels:
-        gained = int(_right(subject, system, some).sum()) - int(base.sum())
-        if gained >= min(PROMISING, math.ceil(GAIN * len(some))):
-            promising.append((gained, cure, system))
-    promising.sort(key=lambda one: -one[0])
+    """The cure that makes most of the clean accuracy, where that is no luck; None without any.
+
+    Of cures that make about as much of it the least far-fetched is chosen, and of those the one with the smallest loss.
+    """
+    classes, pixels = list(_of_classes(subject)), list(_of_pixels(subject))
+    count = len(classes) + len(pixels)
+    found = [_set_against(cure, before, after, count) for cure, before, after in classes]
+    some, more = (_spread(len(subject.indices), wanted) for wanted in (_first(subject), MOST))
+    promising = _promising(subject, pixels, some)
     if promising:
-        base = _right(subject, subject.system, more)
-        found += [_set_against(cure, base, _right(subject, system, more), count) for _, cure, system in promising[:2]]
+        before = _asked(subject, subject.system, more)
+        found += [_set_against(cure, before, _asked(subject, system, more), count) for cure, system in promising]
     helping = [one for one in found if one is not None]
-    return max(helping, key=lambda one: one.accuracy, default=None)
+    if not helping:
+        return None
+    most = max(one.accuracy for one in helping)
+    alike = [one for one in helping if one.accuracy >= most - ALIKE]
+    return min(alike, key=lambda one: (one.cure.effort, one.loss))
 
 
-def _set_against(cure: Cure, before: np.ndarray, after: np.ndarray, tried: int) -> Cured | None:
+def _first(subject: Subject) -> int:
+    return FIRST_LARGE if math.prod(subject.data.shape) > LARGE else FIRST
+
+
+def _promising(subject: Subject, pixels: Sequence[tuple[Cure, System]], some: Tensor) -> list[tuple[Cure, System]]:
+    """The cures that gain on a few images, the best first."""
+    if not pixels:
+        return []
+    before = int(_asked(subject, subject.system, some).right.sum())
+    gains = [int(_asked(subject, system, some).right.sum()) - before for _, system in pixels]
+    enough = min(PROMISING, math.ceil(GAIN * len(some)))
+    order = sorted(range(len(pixels)), key=lambda place: -gains[place])
+    return [pixels[place] for place in order if gains[place] >= enough][:CANDIDATES]
+
+
+def _set_against(cure: Cure, before: _Said, after: _Said, tried: int) -> Cured | None:
     """The cure, if it gains enough: an exact test over the images that only one of the two gets right."""
-    better, worse = int((after & ~before).sum()), int((before & ~after).sum())
-    gain = (better - worse) / max(len(before), 1)
+    better, worse = int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
+    gain = (better - worse) / max(len(before.right), 1)
     if gain < GAIN or tried * float(stats.binom.sf(better - 1, better + worse, 0.5)) > LUCK:
         return None
-    return Cured(cure=cure, accuracy=float(after.mean()))
+    return Cured(cure=cure, accuracy=float(after.right.mean()), loss=after.loss)
 
 
 def _spread(count: int, wanted: int) -> Tensor:
@@ -80,12 +109,14 @@ def _spread(count: int, wanted: int) -> Tensor:
     return torch.linspace(0, count - 1, min(count, wanted)).round().long()
 
 
-def _right(subject: Subject, system: System, positions: Tensor) -> np.ndarray:
-    """Which of the images the system answers rightly, (n,) bool."""
+def _asked(subject: Subject, system: System, positions: Tensor) -> _Said:
+    """What the system says of the images."""
     size = min(subject.shapes.floor, len(positions))
     x, y, draws = subject.load(positions)
-    said = look(system, x, y, draws, Shapes(batch=size, floor=size), Sitting(count=1))
-    return (~said.nan & (said.prediction == y.cpu())).numpy()
+    said, y = look(system, x, y, draws, Shapes(batch=size, floor=size), Sitting(count=1)), y.cpu()
+    alike = 2 * said.scores / said.scores.std(1, keepdim=True).clamp(min=1e-12)
+    loss = float(F.cross_entropy(alike, y).nan_to_num(torch.inf))
+    return _Said(right=(~said.nan & (said.prediction == y)).numpy(), loss=loss)
 
 
 # -- pixels ----------------------------------------------------------------------------------------------------------
@@ -111,7 +142,7 @@ def _of_pixels(subject: Subject) -> Iterator[tuple[Cure, System]]:
     for cure, model in _models(subject, system.model):
         candidate = replace(system, model=model)
         try:
-            _right(subject, candidate, torch.zeros(1, dtype=torch.int64))
+            _asked(subject, candidate, torch.zeros(1, dtype=torch.int64))
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except (Exception, SystemExit):  # whatever the user's network says to such pixels
@@ -128,17 +159,17 @@ def _models(subject: Subject, model: nn.Module) -> Iterator[tuple[Cure, nn.Modul
         yield (
             Cure(
                 means=f"if images are normalised by mean {_numbers(mean)}, std {_numbers(std)}",
-                do=f"add {short}mean=({_numbers(mean)}) and std=({_numbers(std)}) to the model",
+                do=f"add {short}mean=({_numbers(mean)}),std=({_numbers(std)}) to the model",
             ),
             _normalised(model, mean, std),
         )
     if isinstance(model, Normalized):
         yield (
-            Cure(means="if images are not normalised", do="add mean=(0) and std=(1) to the model"),
+            Cure(means="if images are not normalised", do="add mean=(0),std=(1) to the model"),
             _normalised(model, (0.0,), (1.0,)),
         )
     yield (
-        Cure(means="if pixels are from 0 to 255", do="add mean=(0) and std=(1/255) to the model"),
+        Cure(means="if pixels are from 0 to 255", do="add mean=(0),std=(1/255) to the model"),
         _normalised(model, (0.0,), (1 / 255,)),
     )
     if colours == 3:
@@ -174,41 +205,31 @@ def _numbers(values: Constants) -> str:
 
 # -- classes ---------------------------------------------------------------------------------------------------------
 
+_Tried = tuple[Cure, _Said, _Said]
 
-def _of_classes(subject: Subject) -> Iterator[tuple[Cure, np.ndarray, np.ndarray]]:
-    """Other numbers of the classes: the cure, and which images were and would be right; of the answers that are there."""
-    scores, labels = subject.clean.scores, subject.labels.numpy()
-    answers = subject.clean.prediction.numpy()
-    classes, known = scores.shape[1], min(subject.data.num_classes, scores.shape[1])
-    right = answers == labels
+
+def _of_classes(subject: Subject) -> Iterator[_Tried]:
+    """Other numbers of the classes: the cure, and what was and would be said; from the answers that are there."""
+    labels, answers = subject.labels.numpy(), subject.clean.prediction.numpy()
+    yield from _shifted(answers, labels, subject.system.num_classes)
+    yield from _ordered(subject, answers, labels)
+    yield from _part_of_a_head(subject, answers, labels)
+    yield from _fitted(answers, labels, subject.system.num_classes)
+
+
+def _renumbered(means: str, effort: int, before: np.ndarray, after: np.ndarray) -> _Tried:
+    cure = Cure(means=means, do="number the labels as the model was trained", effort=effort)
+    return cure, _Said(right=before), _Said(right=after)
+
+
+def _shifted(answers: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[_Tried]:
     for shift in range(1, classes):
         by = shift if shift <= classes // 2 else shift - classes
-        way = f"label + {-by}" if by < 0 else f"label - {by}"
-        yield (
-            Cure(
-                means=f"if its classes are shifted by {by:+d}",
-                do=f"it answers {way}; number the labels as it was trained",
-            ),
-            right,
-            (answers + shift) % classes == labels,
-        )
-    yield from _ordered(subject, answers, labels)
-    yield from _fitted(answers, labels, classes)
-    for offset in range(0 if known == classes else classes - known + 1):
-        chosen = scores[:, offset : offset + known].argmax(1).numpy()
-        yield (
-            Cure(
-                means=f"if outputs {offset} to {offset + known - 1} of its {classes} are the classes",
-                do="keep those alone in the model",
-            ),
-            right,
-            chosen == labels,
-        )
+        means = f"if its answers are shifted by {by:+d} (it says {-shift % classes} where the label is 0)"
+        yield _renumbered(means, 1, answers == labels, (answers + shift) % classes == labels)
 
 
-def _ordered(
-    subject: Subject, answers: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[Cure, np.ndarray, np.ndarray]]:
+def _ordered(subject: Subject, answers: np.ndarray, labels: np.ndarray) -> Iterator[_Tried]:
     """Classes sorted as text: 10 comes before 2, and names come in the order of the alphabet."""
     classes, names = subject.system.num_classes, subject.data.class_names
     orders = {"as text (0, 1, 10, 11, …, 2, …)": sorted(range(classes), key=str)}
@@ -218,14 +239,21 @@ def _ordered(
         table = np.array(order)
         for meant in (table, table.argsort()):
             if order != list(range(classes)):
-                yield (
-                    Cure(means=f"if its classes are sorted {how}", do="number the labels as it was trained"),
-                    answers == labels,
-                    meant[answers] == labels,
-                )
+                yield _renumbered(f"if its classes are sorted {how}", 2, answers == labels, meant[answers] == labels)
 
 
-def _fitted(answers: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[tuple[Cure, np.ndarray, np.ndarray]]:
+def _part_of_a_head(subject: Subject, answers: np.ndarray, labels: np.ndarray) -> Iterator[_Tried]:
+    """Some outputs in a row, where there are more of them than classes."""
+    scores, known = subject.clean.scores, subject.data.num_classes
+    count = scores.shape[1]
+    for offset in range(count - known + 1 if known < count else 0):
+        right = scores[:, offset : offset + known].argmax(1).numpy() == labels
+        means = f"if outputs {offset} to {offset + known - 1} of its {count} are the classes"
+        cure = Cure(means=means, do="keep those alone in the model", effort=3)
+        yield cure, _Said(right=answers == labels), _Said(right=right)
+
+
+def _fitted(answers: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[_Tried]:
     """Any other order, found on every other image and tried on the rest."""
     learn, test = slice(0, None, 2), slice(1, None, 2)
     if len(labels) < 4:
@@ -235,9 +263,6 @@ def _fitted(answers: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[t
     given, meant = optimize.linear_sum_assignment(table, maximize=True)
     order = np.zeros(classes, dtype=np.int64)
     order[given] = meant
-    swapped = ", ".join(f"{a} is {b}" for a, b in zip(given[:4], meant[:4], strict=True) if a != b)
-    yield (
-        Cure(means=f"if its classes are in another order ({swapped}, …)", do="number the labels as it was trained"),
-        answers[test] == labels[test],
-        order[answers[test]] == labels[test],
-    )
+    swapped = [f"{a} is {b}" for a, b in zip(given, meant, strict=True) if a != b and table[a, b]]
+    means = f"if its classes are in another order ({', '.join(swapped[:4])}{', …' * (len(swapped) > 4)})"
+    yield _renumbered(means, 4, answers[test] == labels[test], order[answers[test]] == labels[test])

@@ -25,12 +25,12 @@ from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.cell import Cell
-from robustbench_lite.run.clean_accuracy import clean_accuracy
+from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import probe_subject
 from robustbench_lite.run.reconstruction import Mirror
-from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.reporter import Once, Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
@@ -165,7 +165,7 @@ def run(
     """
     from robustbench_lite.run.output import Output
 
-    reporter = reporter or Silent()
+    reporter = Once(reporter or Silent())
     setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
     output = Output(None if out is None else Path(out), plan, fresh=fresh)
     collected = _Collected(setting=setting, output=output)
@@ -264,10 +264,10 @@ class _Collected:
 
     def look(self, subject: Subject, reporter: Reporter) -> None:
         """Check the clean accuracy, and say at once where it cannot be meant."""
-        found = clean_accuracy(subject if subject.bare is None else subject.bare)
+        found = clean_accuracy(subject)
         self.clean[subject.model, subject.defense] = found
-        if found.status == "fired":
-            reporter.note(f"{subject.model}, {subject.defense}: {found.detail}")
+        if text := warning(subject, found):
+            reporter.note(text)
 
     def reconstruct(self, cell: Cell, ran: Ran, shown: Shown) -> None:
         """Measure what comes back of the examples of an attack, or look it up; some of them are kept to be drawn."""

@@ -65,20 +65,30 @@ def probe_subject(
     tape = tape or Tape(subject=subject)
     with overheard(tape):
         found = _of_attacks(subject, threat, own, needs, tape)
-    return [*_of_answers(subject, threat, left, tape), *found]
+    return [*checks_of_answers(subject, threat, left, tape), *found]
 
 
-def _of_answers(
+def checks_of_answers(
     subject: Subject, threat: Threat, left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]], tape: Tape
 ) -> list[Diagnostic]:
     """Checks of what the system says, wherever and whenever it is asked."""
     found = [_probabilities(subject)]
     if subject.before is None:
         why = "nothing was asked before the attacks"
-        return [*found, *(diagnostics.unchecked(name, why) for name in ("answers-vary", *ANSWERS))]
+        return [*found, *(diagnostics.unchecked(name, why) for name in ANSWERS)]
     attacked = Attacked.of(subject, left, how_many(subject))
     asked = Questions(subject=subject, threat=threat, before=subject.before, attacked=attacked, tape=tape)
-    return [*found, answers_vary(asked), *(check(asked) for check in ANSWERS.values())]
+    return [*found, *(_checked(name, check, asked) for name, check in ANSWERS.items())]
+
+
+def _checked(name: str, check: Callable[[Questions], Diagnostic], asked: Questions) -> Diagnostic:
+    """What the check says; unchecked where the network fails on what it is shown."""
+    try:
+        return check(asked)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's network raises
+        return diagnostics.unchecked(name, f"the model failed: {type(error).__name__}: {error}".splitlines()[0])
 
 
 def _of_attacks(
@@ -286,6 +296,7 @@ ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
 }
 #: checks of what a system says to the same images, wherever and whenever they are shown; they come before all others
 ANSWERS: dict[str, Callable[[Questions], Diagnostic]] = {
+    "answers-vary": answers_vary,
     "order-dependent": lambda asked: asked.order,
     "mode-dependent": lambda asked: asked.mode,
     "stateful": lambda asked: asked.state,

@@ -13,9 +13,8 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.physical import Camera
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import concat
-from robustbench_lite.run.answers import Answers
 from robustbench_lite.run.fast import fast_copy, in_fast_layout, reduced_copy
-from robustbench_lite.run.manners import standpoints, well_behaved
+from robustbench_lite.run.manners import First, well_behaved
 from robustbench_lite.run.pristine import Pristine
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
 from robustbench_lite.run.verdict import FIRST, Clean, Sitting, look
@@ -29,13 +28,11 @@ class Before:
     """What a system said before it was attacked, kept to be compared with what it says afterwards.
 
     Args:
-        points, labels: (p, c, h, w) and (p,), images and perturbed images; see `manners.standpoints`. answers: to them,
-            `room` of them shown at once. copy: the system before it was asked anything; the reason, where there is none.
+        first: the first answers, `room` images shown at once. copy: the system before it was asked anything; the reason,
+            where there is none.
     """
 
-    points: Tensor
-    labels: Tensor
-    answers: Answers
+    first: First
     room: int
     copy: Pristine | str
 
@@ -201,9 +198,9 @@ def _measured(
     """
     some = torch.arange(min(_PROBED, len(indices), shapes.most))
     x, y, _ = load(data, indices, some, seed, device)
-    system, answers = well_behaved(system, x, y, shapes.floor)
-    system, (points, labels) = in_fast_layout(system, x), standpoints(x, y)
-    before = Before(points=points, labels=labels, answers=answers, room=shapes.floor, copy=copied)
+    system, first = well_behaved(system, x, y, shapes.floor)
+    before = Before(first=first, room=shapes.floor, copy=copied)
+    system = in_fast_layout(system, x)
     fast = fast_copy(system, x) if quick else system
     shapes = shapes if system.randomised else probe(fast, x, shapes)
     parts = [look(system, *args, shapes, sitting) for args in _slices(data, indices, seed, device, shapes)]

@@ -10,15 +10,17 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
@@ -34,7 +36,7 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A system, and the attack that is run on it; None only builds the system."""
+    """A system, and the attack that is run on it; None only builds the system, and checks its clean accuracy."""
 
     model: str
     defense: str
@@ -179,7 +181,7 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
         setting = Setting.of(plan)
         output = Output(folder, plan, fresh=fresh)
         with setting.opened(None, Silent()) as opened:
-            desk = _Desk(opened=opened, output=output)
+            desk = _Desk(opened=opened, output=output, note=partial(tell, "note"))
             while True:
                 task: Task = boss.recv()
                 try:
@@ -196,8 +198,8 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
 class _Desk:
     """One process's work, with the system at hand that it worked on last."""
 
-    def __init__(self, *, opened: Open, output: Any) -> None:
-        self._opened, self._output = opened, output
+    def __init__(self, *, opened: Open, output: Any, note: Callable[[str], None]) -> None:
+        self._opened, self._output, self._note = opened, output, note
         self._at: tuple[str, str] | None = None
         self._built: Built | None = None
         self._subject: Subject | None = None
@@ -205,11 +207,13 @@ class _Desk:
     def done(self, task: Task) -> Iterator[dict[str, Any]]:
         """Do it; the clock of every cell as it ends."""
         built = self._system(task)
-        if task.attack is None:
-            return
         if self._subject is None:
             self._subject = self._opened.subject(built)
         subject, setting = self._subject, self._opened.setting
+        if task.attack is None:
+            if setting.plan.diagnostics and (text := warning(subject, clean_accuracy(subject))):
+                self._note(text)
+            return
         attacks = {task.attack: self._opened.attacks(subject)[task.attack]}
         for text, threat in setting.threats.items():
             seen = f"{text}{setting.plan.sees_through}"

@@ -43,17 +43,26 @@ class Relearning(Normed):
     "wrap, message",
     [
         (lambda model: Around(model, before=lambda x: x.sub_(0.5).add_(0.4)), "changes the images"),
-        (lambda model: Normed(model, track_running_stats=False), "other images of the batch"),
         (Relearning, "changes its own buffers"),
         (lambda model: Around(model, after=lambda scores: (scores, scores)), "answers one image with tuple"),
         (lambda model: Around(model, before=lambda x: x.reshape(1, 1, 8, 8)), "cannot answer"),
     ],
-    ids=["in place", "neighbours", "training mode", "extra outputs", "one image only"],
+    ids=["in place", "training mode", "extra outputs", "one image only"],
 )
 def test_a_model_that_an_evaluation_cannot_trust_is_refused(wrap: Any, message: str) -> None:
     model, x, y = module_and_images()
     with pytest.raises(UserError, match=message):
         rbl.evaluate(wrap(model), x, y, attacks="noise:draws=3", threat=LINF, **QUIET)
+
+
+def test_a_model_that_answers_by_company_has_no_number_of_its_own_and_is_flagged() -> None:
+    model, x, y = module_and_images()
+    normed = Normed(model, track_running_stats=False)
+    result = rbl.evaluate(normed, x, y, attacks="noise:draws=3", threat=LINF)
+    told = result.diagnostics.set_index("diagnostic").loc["order-dependent"]
+    assert told["status"] == "fired"
+    assert "answers differ" in told["detail"]
+    assert "order-dependent" in result.table["flags"].iloc[0].split(";")
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
