@@ -254,9 +254,10 @@ def _part_of_a_head(subject: Subject, answers: np.ndarray, labels: np.ndarray) -
 
 
 def _fitted(answers: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[_Tried]:
-    """Any other order, found on every other image and tried on the rest."""
-    learn, test = slice(0, None, 2), slice(1, None, 2)
-    if len(labels) < 4:
+    """Any other order, found on every other image of each class and tried on the rest."""
+    by_class = labels.argsort(kind="stable")
+    learn, test = by_class[::2], by_class[1::2]
+    if not len(test):
         return
     table = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(table, (answers[learn], labels[learn]), 1)
