@@ -2,6 +2,9 @@
 
 An objective maps outputs and a goal to one number a sample, (n,), larger = closer to broken. With a target in the goal it
 takes its targeted form by itself (targeted DLR is not the negative of DLR), so no attack holds a sign for the goal.
+
+A logit of -inf is a class that is never answered. Such a class is nobody's target and nobody's runner-up: ranks and ratios
+are taken over the finite logits.
 """
 
 from collections.abc import Callable
@@ -93,16 +96,15 @@ def dlr(outputs: Outputs, goal: Goal) -> Tensor:
 
     Untargeted: -(z_y - max_{k != y} z_k) / (z_1st - z_3rd), for 3 classes or more. Targeted:
     -(z_y - z_target) / (z_1st - (z_3rd + z_4th) / 2), for 4 or more. With fewer classes it is the plain margin
-    (or z_target - z_y), which has no scale to divide by.
+    (or z_target - z_y), which has no scale to divide by. Only classes with a finite logit count.
     """
-    scores = outputs.scores
-    ranked = scores.sort(dim=1, descending=True).values
-    if goal.target is None:
-        rise, scale = margin(outputs, goal), None if scores.shape[1] < 3 else ranked[:, 0] - ranked[:, 2]
-    else:
-        rise = _pick(scores, goal.target) - _pick(scores, goal.y)
-        scale = None if scores.shape[1] < 4 else ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2
-    return rise if scale is None else rise / (scale + _TINY)
+    rise, count = log_odds(outputs, goal), 3 if goal.target is None else 4
+    if outputs.scores.shape[1] < count:
+        return rise
+    ranked = outputs.scores.sort(dim=1, descending=True).values[:, :count]
+    enough = ranked[:, -1] > -torch.inf
+    ranked = ranked.masked_fill(~enough[:, None], 0)  # no gradient of an infinite ratio
+    return rise / (torch.where(enough, ranked[:, 0] - ranked[:, 2:].mean(1), 1) + _TINY)
 
 
 def squared_distance(outputs: Outputs, goal: Goal) -> Tensor:
@@ -178,32 +180,35 @@ def choose_targets(rule: str, scores: Tensor, y: Tensor, uniform: Tensor, lane: 
 
     Args:
         rule: `least-likely`, `random`, `next`, `second`, `all` (lane j takes the j-th likeliest class but y, so that the
-            lanes together try all of them), or a class index.
-        scores: (n, k) clean scores. y: (n,) true labels. uniform: (n,) numbers in [0, 1). lane: (n,).
+            lanes together try all of them; where fewer can be answered, further lanes try these again), or an index.
+        scores: (n, k) clean scores; classes at -inf are never chosen. y: (n,) true labels.
+        uniform: (n,) numbers in [0, 1). lane: (n,).
 
     Raises:
         UserError: no such rule, or an index that is not a class.
     """
     classes = scores.shape[1]
-    others = scores.masked_fill(F.one_hot(y, classes).bool(), -torch.inf)
+    barred = F.one_hot(y, classes).bool() | (scores == -torch.inf)
+    # where no other class can be answered there is nothing to choose: all are alike
+    barred = torch.where(barred.all(1, keepdim=True), F.one_hot(y, classes).bool(), barred)
     if rule == "least-likely":
-        return scores.masked_fill(F.one_hot(y, classes).bool(), torch.inf).argmin(1)
+        return scores.masked_fill(barred, torch.inf).argmin(1)
     if rule in ("second", "all"):
-        rank = lane if rule == "all" else torch.zeros_like(lane)
+        rank = lane % (~barred).sum(1).clamp(min=1) if rule == "all" else torch.zeros_like(lane)
+        others = scores.masked_fill(barred, -torch.inf)
         return others.argsort(dim=1, descending=True, stable=True).gather(1, rank[:, None]).squeeze(1)
     if rule == "next":
-        return (y + 1) % classes
+        ahead = (torch.arange(classes, device=y.device) - y[:, None] - 1) % classes
+        return ahead.masked_fill(barred, classes).argmin(1)
     if rule == "random":
-        return _random_other(scores.argmax(1), y, uniform, classes)
+        return _random_other(scores.argmax(1), barred, uniform)
     return _index(rule, y, classes)
 
 
-def _random_other(answer: Tensor, y: Tensor, uniform: Tensor, classes: int) -> Tensor:
-    """Uniform over the classes that are neither the label nor the clean answer."""
-    barred = F.one_hot(y, classes).bool() | F.one_hot(answer, classes).bool()
-    if classes == 2:
-        barred = F.one_hot(y, classes).bool()
-    free = (~barred).cumsum(1)  # (n, k): how many free classes up to here
+def _random_other(answer: Tensor, barred: Tensor, uniform: Tensor) -> Tensor:
+    """Uniform over the classes that are not barred (n, k), and where others are left not the clean answer either."""
+    free = ~(barred | F.one_hot(answer, barred.shape[1]).bool())
+    free = torch.where(free.any(1, keepdim=True), free, ~barred).cumsum(1)  # (n, k): how many free classes up to here
     wanted = (uniform * free[:, -1]).long() + 1
     return (free < wanted[:, None]).sum(1)
 

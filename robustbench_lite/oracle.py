@@ -6,7 +6,9 @@ answer to every candidate is there already, so it notes which points inside the 
 points are `pending` until the verdict confirms them; an attack never reports a success itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -23,8 +25,26 @@ from robustbench_lite.rows import Rows, along, concat
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
+#: how far from a point without a gradient its neighbour is asked for one, in the unit of an image in [0, 1]
+NUDGE = 1e-3
+#: how steep an infinite slope counts, as a share of the steepest finite one of its row
+STEEP = 0.7
+
 A = TypeVar("A")
 Transform = Callable[[Tensor, Draws, Tensor], Tensor]
+#: (system, adaptive, goal, x, outputs) of a query
+Listener = Callable[[System, bool, Goal, Tensor, Outputs], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def overheard(listener: Listener) -> Iterator[None]:
+    """Have every query that shows the system its images as they are told to a listener, for checks of what it was told."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 class Needs(Enum):
@@ -152,6 +172,8 @@ class Oracle:
         adaptive: the adversary knows the defense: sees its gradients, and climbs jointly where there is a detector (see
             `objectives.knowing`). One who does not is shown the classifier alone, as if nothing were ever rejected.
         budget: forwards a row may pay in all; a row past it is answered -inf, zero gradients and label -1.
+            A gradient that is NaN somewhere is asked for again next to the point, where the budget has a query left for
+            that: it counts like any other. An infinite slope is a steep one.
         watch: note breaking candidates; False while an attack trains.
         room: how many `probes` go through the system at once (ask for a multiple); as many as there are rows if left out.
     """
@@ -180,6 +202,11 @@ class Oracle:
         # who asks through `open`, and how many images and gradients it was
         self._opened = torch.arange(len(x), device=x.device)
         self._opened_forwards = self._opened_backwards = 0
+        #: (n,) int64, how often the last query had to be made again, a little beside the point
+        self._again = torch.zeros_like(self.ledger.forwards)
+        #: (n,) bool, rows that had a gradient with NaN in it, and with infinity
+        self.undefined = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.infinite = self.undefined
 
     @property
     def num_classes(self) -> int:
@@ -232,7 +259,10 @@ class Oracle:
             raise CapabilityError("an attack that needs nothing asked a question")
         with_grads = grads and self._needs is Needs.GRADIENTS and bool(objectives)
         unpaid = self.exhausted if asking is None else self.exhausted | ~asking
-        outputs, values, found, adversarial = self._average(x, objectives, with_grads)
+        self._again = torch.zeros_like(self.ledger.forwards)
+        outputs, values, found, adversarial = self._average(x, objectives, with_grads, ~unpaid & (self.left > 1))
+        if (listener := _LISTENER.get()) is not None and self._eot is None:
+            listener(self._system, self._adaptive, self._goal, x, outputs)
         with torch.no_grad():
             adversarial = adversarial & ~unpaid
             self._count(len(objectives) if with_grads else 0, ~unpaid)
@@ -353,14 +383,17 @@ class Oracle:
         return torch.zeros_like(self.ledger.forwards).index_copy(0, self._opened, share)
 
     def _average(
-        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool
+        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool, twice: Tensor
     ) -> tuple[Outputs, Tensor, Tensor | None, Tensor]:
-        """Scores, objectives and gradients, each the mean of what every draw gives, and whether most draws are broken."""
+        """Scores, objectives and gradients, each the mean of what every draw gives, and whether most draws are broken.
+
+        `twice` (n,): the rows that can pay for one more query each draw.
+        """
         count = self.draws
-        outputs, values, found = self._ask(x, objectives, with_grads, 0)
+        outputs, values, found = self._ask(x, objectives, with_grads, 0, twice)
         reached = self._goal.reached(outputs).long()
         for number in range(1, count):
-            more, more_values, more_found = self._ask(x, objectives, with_grads, number)
+            more, more_values, more_found = self._ask(x, objectives, with_grads, number, twice)
             reached = reached + self._goal.reached(more)
             outputs = _sum(outputs, more)
             values = values + more_values
@@ -371,10 +404,35 @@ class Oracle:
         return mean, values / count, None if found is None else found / count, 2 * reached > count
 
     def _ask(
-        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool, draw: int
+        self, x: Tensor, objectives: tuple[Objective, ...], with_grads: bool, draw: int, twice: Tensor
     ) -> tuple[Outputs, Tensor, Tensor | None]:
-        """One forward, and a backward for each objective."""
+        """One forward, and a backward for each objective; once more for rows whose gradient is NaN."""
         index = self.ledger.forwards + draw
+        outputs, values, found = self._climbed(x, objectives, with_grads, index)
+        if found is not None and not bool(found.sum().isfinite()):
+            undefined = _bad_rows(found.isnan())
+            self.undefined = self.undefined | undefined
+            self.infinite = self.infinite | _bad_rows(found.isinf())
+            again = undefined & twice
+            if bool(again.any()):
+                beside = torch.where(along(again, x), self._beside(x, index), x)
+                _, _, other = self._climbed(beside, objectives, with_grads, index, tolerant=True)
+                assert other is not None
+                found = torch.where(along(again, x)[None], other, found)
+                self._again = self._again + again
+            found = _steep(found)
+        return outputs, values, found
+
+    def _climbed(
+        self,
+        x: Tensor,
+        objectives: tuple[Objective, ...],
+        with_grads: bool,
+        index: Tensor,
+        *,
+        tolerant: bool = False,
+    ) -> tuple[Outputs, Tensor, Tensor | None]:
+        """What the system says of x, the objectives (m, n), and their gradients: as they come, or `tolerant` of NaN."""
         with torch.set_grad_enabled(with_grads), calling(self._system.name):
             leaf = x.detach().contiguous().requires_grad_(with_grads)
             seen = leaf
@@ -383,16 +441,30 @@ class Oracle:
             outputs = self._system(seen, self._draws, index, adaptive=self._adaptive)
             joint = rejection not in objectives
             columns = [(knowing(climbed) if joint else climbed)(outputs, self._goal) for climbed in objectives]
+            if with_grads and tolerant:
+                _without_nan(columns)
             found = _gradients(columns, leaf) if with_grads else None
         kept = _each(outputs, Tensor.detach)
         values = torch.stack([column.detach() for column in columns]) if columns else x.new_zeros((0, len(x)))
         return kept, values, found
 
+    def _beside(self, x: Tensor, index: Tensor) -> Tensor:
+        """A point next to each of x in ball and box, another one each time: every pixel moves, and no two alike.
+
+        Where a threat lets no more pixels move, the point is in the box alone: it is asked about, it is no candidate.
+        """
+        step = (2 * self._draws.uniform(x.shape[1:], "nudge", index) - 1) * NUDGE
+        near = torch.where(((x + step) < 0) | ((x + step) > 1), x - step, x + step).clamp(0, 1)
+        if self._threat.rendered:
+            return near
+        inside = self._threat.project(near, self._x)
+        return torch.where(along((inside == x).flatten(1).all(1), x), near, inside)
+
     def _count(self, backwards: int, paid: Tensor) -> None:
         self.ledger = replace(
             self.ledger,
-            forwards=self.ledger.forwards + paid * self.draws,
-            backwards=self.ledger.backwards + paid * (backwards * self.draws),
+            forwards=self.ledger.forwards + paid * self.draws + self._again,
+            backwards=self.ledger.backwards + (paid * self.draws + self._again) * backwards,
         )
 
     def _note(self, x: Tensor, outputs: Outputs, adversarial: Tensor, witness: Tensor | None) -> None:
@@ -451,5 +523,40 @@ def _gradients(columns: list[Tensor], leaf: Tensor) -> Tensor:
             continue
         last = number == len(columns) - 1
         (grad,) = torch.autograd.grad(column.sum(), leaf, retain_graph=not last, allow_unused=True)
-        found.append(torch.zeros_like(leaf) if grad is None else grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+        found.append(torch.zeros_like(leaf) if grad is None else grad)
     return torch.stack(found) if len(found) > 1 else found[0][None]
+
+
+def _without_nan(columns: list[Tensor]) -> None:
+    """Have NaN count as 0 on the whole way back from these values to the image.
+
+    The slope of a root or logarithm at 0 is infinite, and 0 times that is NaN, though nothing flows there: a class that is
+    masked by a logarithm of 0 would take all gradients along.
+    """
+    seen, left = set[Any](), [column.grad_fn for column in columns]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [above for above, _ in node.next_functions]
+        node.register_hook(
+            lambda grads, _: tuple(None if one is None else one.nan_to_num(0.0, torch.inf, -torch.inf) for one in grads)
+        )
+
+
+def _bad_rows(bad: Tensor) -> Tensor:
+    """Which rows have a mark in any of their gradients, (m, n, c, h, w) -> (n,) bool."""
+    return bad.flatten(2).any(2).any(0)
+
+
+def _steep(grads: Tensor) -> Tensor:
+    """The gradients (m, n, c, h, w), finite: an infinite slope is a steep one of its sign; NaN is 0.
+
+    Measured on sqrt(x) in front of networks: steeper ones fill a step in L2 or L1 with pixels at 0 that cannot go lower.
+    With `STEEP` as it is, attacks in every norm find about what they find on sqrt(x + 1e-6), or more.
+    """
+    finite = grads.masked_fill(~grads.isfinite(), 0)
+    largest = finite.abs().flatten(2).amax(2)
+    slope = torch.where(largest > 0, STEEP * largest, 1)
+    return torch.where(grads.isinf(), grads.sign() * slope.view(*slope.shape, 1, 1, 1), finite)

@@ -15,7 +15,7 @@ import pandas as pd
 from robustbench_lite import specs
 from robustbench_lite.results.curve import goal_of
 from robustbench_lite.results.fates import FAILED, LEFT_OUT, NAN_SCORES, SYSTEM, Cell, System, Trial, trials
-from robustbench_lite.results.metrics import WORST_CASE, summarise
+from robustbench_lite.results.metrics import WORST_CASE, denied_share, summarise
 from robustbench_lite.results.thresholds import THRESHOLDS
 
 Status = Literal["fired", "clear", "unchecked"]
@@ -67,6 +67,11 @@ def invalid_examples(records: pd.DataFrame) -> Diagnostic:
 def nan_scores(records: pd.DataFrame) -> Diagnostic:
     """How many samples the model answered with NaN at a valid image."""
     return judged("nan-scores", int((records["reason"] == NAN_SCORES).sum()), len(records))
+
+
+def denied_by_verdict(records: pd.DataFrame) -> Diagnostic:
+    """Share of the initially right samples that broke in a search alone: the verdict denied it, and nothing else broke them."""
+    return _denied(_only(records))
 
 
 def noise_beats_gradient(records: pd.DataFrame, needs: Mapping[str, str] | None = None) -> Diagnostic:
@@ -179,6 +184,7 @@ def from_records(
             nan_scores(own),
             *(beaten(name, trial, needs) for name in RIVALS),
             not_converged(own),
+            _denied(trial),
             not_monotone_in_eps(records[system & same_goal & records["norm"].isin(own["norm"].unique())]),
         )
     return found
@@ -205,6 +211,13 @@ def sides(name: str, needs: Mapping[str, str] | None = None) -> tuple[Callable[[
     }[name]
     gradient = _gradient(needs)  # a cascade need not have a stage that follows one
     return weak, (lambda text: _iterative(text) and gradient(text)) if name == "one-step-beats-iterative" else gradient
+
+
+def _denied(trial: Trial) -> Diagnostic:
+    name, right = "denied-by-verdict", int((trial.worst["right"] == 1).sum())
+    share = denied_share(trial.cells, trial.worst)
+    why = "no search at fixed eps on a system that answers alike" if math.isnan(share) else ""
+    return judged(name, share, right, why)
 
 
 #: weak attacks against strong ones: what each side is called

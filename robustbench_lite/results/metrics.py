@@ -20,6 +20,7 @@ COLUMNS = (
     *("norm", "eps", "failed", "left_out", "clean_acc_low", "clean_acc_high", "broken_8bit", "median_break_forward"),
     *("setup_seconds", "setup_queries", "seed", "failure"),
     *("source_acc", "source_agreement", "source_success", "transfer", "transfer_low", "transfer_high"),
+    "denied",
 )
 
 
@@ -49,6 +50,9 @@ def summarise(
     Where examples are crafted on another system, their source, `source_acc` and `source_agreement` are the shares of
     clean images that it gets right, and of which it says what the system says; `source_success` and `transfer` (with an
     exact interval) the shares of those that both get right whose examples break the source, and the system.
+
+    `denied` is the share of the attacked samples that broke in the search alone: the verdict denied it by more than
+    rounding, and they ended unbroken.
 
     Args:
         records: one row a sample and cell.
@@ -126,6 +130,7 @@ def _worst_row(trial: Trial, rows: Sequence[dict[str, object]]) -> dict[str, obj
         "left_out": len(set(records["index"])) - int((trial.worst.index >= 0).sum()),
         "broken_8bit": _worst_8bit(trial),
         "median_break_forward": math.nan,
+        "denied": denied_share(trial.cells, trial.worst),
         "seed": _one(records["seed"], pd.NA),
         **dict.fromkeys(SOURCE, math.nan),
         "failure": "",
@@ -178,6 +183,7 @@ def _searches(cell: Cell, attacked: pd.DataFrame) -> dict[str, object]:
         if len(attacked) and whole
         else math.nan,
         "median_break_forward": float(when[when >= 0].median()),
+        "denied": denied_share([cell], cell.counted),
     }
 
 
@@ -186,6 +192,22 @@ def _attacked(cell: Cell) -> np.ndarray:
     fates = cell.fates.loc[cell.rows["index"].to_numpy()]
     failed = (cell.rows["reason"] == FAILED).to_numpy()
     return (fates["right"] == 1).to_numpy() & ~fates["left_out"].to_numpy() & ~failed
+
+
+def denied_share(cells: Sequence[Cell], fates: pd.DataFrame) -> float:
+    """The share of the initially right samples that broke in some search alone, and by these fates ended unbroken.
+
+    NaN where no search at fixed eps on a system that answers alike was counted.
+    """
+    rows = pd.concat([cell.rows for cell in cells])
+    if "denied" not in rows:
+        return math.nan
+    rows = rows[rows["denied"].notna() & rows["eps"].notna() & (rows["draws"] == 1)]
+    robust = fates.index[((fates["right"] == 1) & (fates["robust"] == 1)).to_numpy()]
+    right = int((fates["right"] == 1).sum())
+    if not len(rows) or not right:
+        return math.nan
+    return len(set(rows.loc[rows["denied"] > 0, "index"]) & set(robust)) / right
 
 
 def distances(cell: Cell, samples: pd.Index) -> np.ndarray:

@@ -27,6 +27,13 @@ class Threshold:
 HUNDRED = 100
 
 THRESHOLDS: dict[str, Threshold] = {
+    "clean-accuracy": Threshold(
+        quantity="1 if clean accuracy is no better than chance, far below what was told, or far below what a cure gives",
+        limit=0,
+        limit_text="0",
+        why="this clean accuracy cannot be meant: look at preprocessing and labels before any robust accuracy",
+        source="Carlini et al. 2019",
+    ),
     "invalid-examples": Threshold(
         quantity="examples outside the threat, outside the box or not finite",
         limit=0,
@@ -80,6 +87,20 @@ THRESHOLDS: dict[str, Threshold] = {
         why="gradients are exactly zero, so gradient attacks stand still",
         source="Croce et al. 2020; Pintor et al. 2022",
     ),
+    "nonfinite-gradients": Threshold(
+        quantity="share of correctly classified samples whose loss gradient has NaN in it",
+        limit=0,
+        limit_text="0",
+        why="gradients are NaN (0 times infinity: a root, norm or logarithm at 0); attacks follow those next to the image",
+        source="measured, see below",
+    ),
+    "detector-without-slope": Threshold(
+        quantity="share of samples on which following the slope of the detector's score does not lower it, though it varies",
+        limit=0.25,
+        limit_text="25 %",
+        why="the detector's score has no slope to follow: attacks never learn to pass it",
+        source="measured, see below",
+    ),
     "plain-gradients-vanish": Threshold(
         quantity="the same for who does not know the defense; asked where it hides something",
         limit=0.01,
@@ -117,6 +138,38 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="2 %",
         why="the same attack with twice the steps and another start breaks more: this robust accuracy is too high",
         source="Carlini et al. 2019; Croce et al. 2020",
+        of_samples=True,
+    ),
+    "denied-by-verdict": Threshold(
+        quantity="share of samples that broke in a search, were denied by the verdict and ended unbroken",
+        limit=0.01,
+        limit_text="1 %",
+        why="the search saw breaks that the verdict denied: the system answers the two differently",
+        source="measured, see below",
+        of_samples=True,
+    ),
+    "order-dependent": Threshold(
+        quantity="share of answers that differ with the place, company or number of the images shown at once",
+        limit=0.01,
+        limit_text="1 %",
+        why="an image is answered otherwise in another place or batch: no robust accuracy belongs to this system alone",
+        source="measured, see below",
+        of_samples=True,
+    ),
+    "mode-dependent": Threshold(
+        quantity="share of answers that the search and the verdict are not told alike",
+        limit=0.01,
+        limit_text="1 %",
+        why="attacks are answered otherwise than the verdict: what they failed to find says nothing",
+        source="measured, see below",
+        of_samples=True,
+    ),
+    "stateful": Threshold(
+        quantity="share of answers that differ from those before the attacks, or from those of a copy made before them",
+        limit=0.01,
+        limit_text="1 %",
+        why="the system remembers what it was asked: attacks met another system than the one that was measured clean",
+        source="measured, see below",
         of_samples=True,
     ),
     "answers-vary": Threshold(

@@ -30,17 +30,19 @@ from robustbench_lite.results.stages import by_stage
 from robustbench_lite.run.budget import LEAST, NO_TIME, Budget
 from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.cell_ends import CellEnds
+from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.folder_claim import claimed
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.probes import PROBES, probe_subject
 from robustbench_lite.run.reconstruction import Mirror
-from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.reporter import Once, Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import GivenModel, name_of
+from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
@@ -172,7 +174,7 @@ def run(
     """
     from robustbench_lite.run.output import Output
 
-    reporter = reporter or Silent()
+    reporter = Once(reporter or Silent())
     setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
     folder = None if out is None else Path(out)
     output = Output(folder, plan, fresh=fresh)
@@ -193,6 +195,8 @@ def run(
         for model_text, defense in opened.builder.pairs():
             try:
                 subject = opened.subject(opened.build(model_text, defense))
+                if plan.diagnostics:
+                    collected.look(subject, reporter)
                 own = opened.attacks(subject)
             except (ModelError, torch.OutOfMemoryError) as error:
                 reporter.note(f"{model_text}, {defense} failed: {told(error)}")
@@ -214,9 +218,9 @@ def _trial(
     """All attacks on one system under one threat, and the checks."""
     frames, needs, ends = [], {}, CellEnds()
     shown: list[Shown] = []
-    setting, output = collected.setting, collected.output
+    setting, output, tape = collected.setting, collected.output, Tape(subject=subject)
     stores = (output.records, output.held, reporter, output.examples)
-    for cell, ran in trial(setting, subject, attacks, threat, threat_text, *stores):
+    for cell, ran in heard_while(trial(setting, subject, attacks, threat, threat_text, *stores), tape):
         subject = cell.subject
         frames.append(ran.rows)
         needs[cell.attack_text] = needs_of(cell.attack).value
@@ -230,8 +234,10 @@ def _trial(
     if setting.plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
+        left = [(frame, one.images) for frame, one in zip(frames, shown, strict=True)]
         budget = Budget(max(collected.seconds(len(shown)), LEAST), tell=partial(_tell_check, reporter))
-        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter, budget))
+        found = _checks(subject, threat, threat_text, own, needs, reporter, budget, left, tape)
+        collected.check(subject, threat_text, found)
 
 
 def _tell_check(reporter: Reporter, name: str, place: int) -> None:
@@ -246,18 +252,21 @@ def _checks(
     needs: dict[str, str],
     reporter: Reporter,
     budget: Budget,
+    left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]],
+    tape: Tape,
 ) -> list[checks.Diagnostic]:
     """The probes, with ever smaller micro-batches while the memory does not do."""
     own = [frame for frame in frames if len(frame)]
     if (
         subject.bare is not None
     ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
-        subject, own = replace(subject.bare, shapes=subject.shapes), []
+        subject, own, left = replace(subject.bare, shapes=subject.shapes), [], []
+        tape = Tape(subject=subject)
     room: Subject | None = subject
     why = ""
     while room is not None:
         try:
-            return probe_subject(room, threat, threat_text, own, needs, budget)
+            return probe_subject(room, threat, threat_text, own, needs, budget, left=left, tape=tape)
         except torch.OutOfMemoryError:
             why = "out of memory"
         except ModelError as error:
@@ -286,6 +295,14 @@ class _Collected:
     swept: list[pd.DataFrame] = field(default_factory=list)
     rebuilt: list[pd.DataFrame] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
+    clean: dict[tuple[str, str], checks.Diagnostic] = field(default_factory=dict)
+
+    def look(self, subject: Subject, reporter: Reporter) -> None:
+        """Check the clean accuracy, and say at once where it cannot be meant."""
+        found = clean_accuracy(subject)
+        self.clean[subject.model, subject.defense] = found
+        if text := warning(subject, found):
+            reporter.note(text)
 
     def reconstruct(self, cell: Cell, ran: Ran, shown: Shown) -> None:
         """Measure what comes back of the examples of an attack, or look it up; some of them are kept to be drawn."""
@@ -338,7 +355,8 @@ class _Collected:
                 self.clocks.append(self.output.clock({**clock, "failed": why}, None))
 
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
-        self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = found
+        clean = self.clean[subject.model, subject.defense]
+        self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = [clean, *found]
 
     def result(self) -> Result:
         """Everything, written out where there is an output folder.

@@ -4,6 +4,7 @@ Each asks on the clean images of the given positions, through the oracle that th
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from robustbench_lite.attack import Needs
 from robustbench_lite.norms.rowwise import row_sum
 from robustbench_lite.objectives import Goal, Objective, cross_entropy, margin
 from robustbench_lite.oracle import Oracle
+from robustbench_lite.randomness import Draws
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.rows import along
@@ -34,6 +36,21 @@ def zero_gradients(subject: Subject, chosen: Tensor, threat: Threat, name: str =
         return (asked(x, cross_entropy)[1] == 0).flatten(1).all(1)
 
     return _share(name, subject, chosen, threat, zero)
+
+
+def nonfinite_gradients(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
+    """The share of samples whose gradient has NaN in it; infinite slopes, which are directions, are told beside it."""
+    name, undefined, infinite = "nonfinite-gradients", 0, 0
+    try:
+        for oracle, x, _, _, count in oracles(subject, chosen, threat):
+            query(oracle, x, cross_entropy)
+            undefined += int(oracle.undefined[:count].sum())
+            infinite += int(oracle.infinite[:count].sum())
+    except NoGradientError as refused:
+        return diagnostics.unchecked(name, str(refused))
+    n = len(chosen)
+    parts = [f"{count} of {n} {what}" for count, what in ((undefined, "are NaN"), (infinite, "are infinite")) if count]
+    return diagnostics.judged(name, undefined / n, n, ", ".join(parts))
 
 
 def plain_gradients_vanish(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
@@ -77,14 +94,9 @@ def gradients_mislead(subject: Subject, chosen: Tensor, threat: Threat) -> Diagn
 
     try:
         errors = torch.cat(list(_asked(subject, chosen, threat, error)))
-    except _NoGradientError as refused:
+    except NoGradientError as refused:
         return diagnostics.unchecked(name, str(refused))
     return diagnostics.judged(name, float(errors.median()), len(chosen))
-
-
-def answers_vary(subject: Subject) -> Diagnostic:
-    """Whether the same image is answered differently from time to time."""
-    return diagnostics.judged("answers-vary", float(subject.system.randomised), len(subject.indices))
 
 
 def differentiates_inside(subject: Subject, chosen: Tensor) -> Diagnostic:
@@ -109,7 +121,7 @@ def differentiates_inside(subject: Subject, chosen: Tensor) -> Diagnostic:
     return diagnostics.judged("differentiates-inside", float(bool(called)), 1)
 
 
-class _NoGradientError(Exception):
+class NoGradientError(Exception):
     """The model leaves torch on its way."""
 
 
@@ -118,7 +130,7 @@ def _share(
 ) -> Diagnostic:
     try:
         hits = sum(int(part.sum()) for part in _asked(subject, chosen, threat, found))
-    except _NoGradientError as refused:
+    except NoGradientError as refused:
         return diagnostics.unchecked(name, str(refused))
     return diagnostics.judged(name, hits / len(chosen), len(chosen))
 
@@ -127,6 +139,12 @@ def _asked(
     subject: Subject, chosen: Tensor, threat: Threat, found: Callable[[Tensor, Tensor, Asked], Tensor]
 ) -> Iterator[Tensor]:
     """What `found` (x, y, asked) says of the samples, block by block; `asked` (x, objective) -> values, gradients."""
+    for oracle, x, y, _, count in oracles(subject, chosen, threat):
+        yield found(x, y, partial(query, oracle))[:count]
+
+
+def oracles(subject: Subject, chosen: Tensor, threat: Threat) -> Iterator[tuple[Oracle, Tensor, Tensor, Draws, int]]:
+    """An oracle that shows gradients, its images, labels and streams for each block, and how many of them are no padding."""
     for begin, end in subject.shapes.chunks(len(chosen)):
         x, y, draws = subject.load(chosen[begin:end])
         index = subject.shapes.padding(end - begin, x.device)
@@ -134,15 +152,20 @@ def _asked(
         oracle = Oracle(
             subject.fast, Needs.GRADIENTS, x, Goal(y=y), threat, draws, adaptive=subject.adaptive, watch=False
         )
+        yield oracle, x, y, draws, end - begin
 
-        def asked(at: Tensor, objective: Objective, oracle: Oracle = oracle) -> tuple[Tensor, Tensor]:
-            try:
-                answer = oracle.query(at, objective, probe=True)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise _NoGradientError(f"no gradient: {error}".splitlines()[0]) from error
-            assert answer.grads is not None
-            return answer.values[0], answer.grads[0]
 
-        yield found(x, y, asked)[: end - begin]
+def query(oracle: Oracle, at: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Value and gradient of an objective.
+
+    Raises:
+        NoGradientError: none comes back.
+    """
+    try:
+        answer = oracle.query(at, objective, probe=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise NoGradientError(f"no gradient: {error}".splitlines()[0]) from error
+    assert answer.grads is not None
+    return answer.values[0], answer.grads[0]

@@ -1,70 +1,107 @@
-"""Does a system answer as an evaluation must assume? Asked on a few clean images, before anything is attacked."""
+"""Does a system answer as an evaluation must assume? Asked on a few images, clean and perturbed, before it is attacked."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
 from robustbench_lite.randomness import Draws
+from robustbench_lite.rows import Rows, concat
+from robustbench_lite.run.answers import Answers
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.system import Outputs, System
 
-#: differences of scores, relative to the largest: what draws make, and what neighbours make
-_RANDOM, _NEIGHBOURS = 1e-4, 1e-3
-_ASKED = 8
-#: how often a system is asked again: one that draws from few values may give the same answer twice
-_AGAIN = 5
+#: a difference of answers to one question that draws make, as a share of the spread of the scores
+RANDOM = 1e-4
+#: images that are asked about, those of them that are perturbed as well, and both where an image has more values than `LARGE`
+ASKED, PERTURBED, ASKED_LARGE, LARGE = 8, 4, 3, 3 * 64 * 64
+#: how often a system is asked again, and one of large images: it may draw from few values
+AGAIN, AGAIN_LARGE = 5, 3
+#: how far the perturbed images are from the clean ones: corners of a ball of Linf, and its inside
+CORNERS, INSIDE = (4 / 255, 0.1), (0.3,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class First(Rows):
+    """What a system is asked before anything else: images x (p, c, h, w), clean and perturbed, labels, and its answers."""
+
+    x: Tensor
+    y: Tensor
+    answers: Answers
 
 
 @torch.no_grad()
-def well_behaved(system: System, x: Tensor, y: Tensor) -> System:
-    """The system; marked as randomised where the same images are not answered alike, so that the verdict asks often.
+def well_behaved(system: System, x: Tensor, y: Tensor, room: int | None = None) -> tuple[System, First]:
+    """The system, marked as randomised where one question has two answers, and its first answers.
+
+    Randomness may show off the clean images alone, so perturbed ones are asked about as well, where the network takes them.
 
     Args:
-        x: (n, c, h, w), n >= 1, on the system's device. y: (n,).
+        x: (n, c, h, w), n >= 1, on the system's device. y: (n,). room: images to show at once; all if left out.
 
     Raises:
-        UserError: answers of another kind, images or weights that are changed by asking, or an answer that depends on the
-            other images of the batch.
+        UserError: answers of another kind, or images or weights that are changed by asking.
     """
-    x, y = x[:_ASKED], y[:_ASKED]
-    shown, before = x.clone(), [buffer.clone() for buffer in _buffers(system)]
+    x, y = x[: ASKED_LARGE if x[0].numel() > LARGE else ASKED], y[: ASKED_LARGE if x[0].numel() > LARGE else ASKED]
+    room, again = room or len(x), AGAIN_LARGE if x[0].numel() > LARGE else AGAIN
     with exact_math():
-        first = _answers(system, shown, y)
-        if not torch.equal(shown, x):
-            raise UserError(f"{system.name} changes the images that it is shown; write x = x - mean, not x -= mean")
-        if not all(map(_same, before, _buffers(system))):
-            raise UserError(
-                f"{system.name} changes its own buffers when it is asked (batch normalisation in training mode?);"
-                " accepted: a model whose eval mode is fixed"
-            )
-        if system.randomised:
-            return system
-        if any(_far(first, _answers(system, x, y), _RANDOM) for _ in range(_AGAIN)):
-            return replace(system, model_is_random=True)
-        _check_neighbours(system, x, y)
-    return system
+        _check_respect(system, x, y, room)
+        points, labels = perturbed(x, y)
+        try:
+            first = in_parts(system, points, labels, room)
+        except (ModelError, UserError):  # it fails on what is no clean image; an attack will tell
+            points, labels = x, y
+            first = in_parts(system, points, labels, room)
+        if not system.randomised:
+            others = (in_parts(system, points, labels, room) for _ in range(again))
+            if any(bool((first.apart(other) > RANDOM).any()) for other in others):
+                system = replace(system, model_is_random=True)
+    return system, First(x=points, y=labels, answers=first)
 
 
-def _check_neighbours(system: System, x: Tensor, y: Tensor) -> None:
-    """Refuse a system whose answer to an image depends on the images beside it."""
-    half, label = x[: (len(x) + 1) // 2], y[: (len(x) + 1) // 2]
-    labels = torch.cat((label, label))
-    alike = _answers(system, torch.cat((half, half)), labels)[: len(half)]
-    among = _answers(system, torch.cat((half, 1 - half)), labels)[: len(half)]
-    if _far(alike, among, _NEIGHBOURS):
+def _check_respect(system: System, x: Tensor, y: Tensor, room: int) -> None:
+    """Refuse a system that changes the images that it is shown, or itself."""
+    shown, before = x.clone(), [buffer.clone() for buffer in _buffers(system)]
+    for begin in range(0, len(x), room):
+        answers_of(system, shown[begin : begin + room], y[begin : begin + room])
+    if not torch.equal(shown, x):
+        raise UserError(f"{system.name} changes the images that it is shown; write x = x - mean, not x -= mean")
+    if not all(map(_same, before, _buffers(system))):
         raise UserError(
-            f"the answer of {system.name} to an image depends on the other images of the batch"
-            " (batch normalisation without running statistics?); accepted: one answer an image"
+            f"{system.name} changes its own buffers when it is asked (batch normalisation in training mode?);"
+            " accepted: a model whose eval mode is fixed"
         )
 
 
-def _answers(system: System, x: Tensor, y: Tensor) -> Tensor:
-    """The scores, (n, classes); the detector's beside them."""
+def perturbed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The images, and some of them with noise of several sizes and halfway to another; (p, c, h, w) and labels.
+
+    Images halfway between two classes lie near a boundary, as adversarial examples do.
+    """
+    few, labels = x[:PERTURBED], y[:PERTURBED]
+    draws, shape = Draws.for_images(0, few, labels), x.shape[1:]
+    corners = [few + size * draws.signs(shape, "manners", place) for place, size in enumerate(CORNERS)]
+    inside = [few + size * (2 * draws.uniform(shape, "manners", place) - 1) for place, size in enumerate(INSIDE)]
+    others = [*corners, *inside, (few + few.roll(1, 0)) / 2]
+    return torch.cat([x, *others]).clamp(0, 1), torch.cat([y, labels.repeat(len(others))])
+
+
+def in_parts(system: System, x: Tensor, y: Tensor, size: int) -> Answers:
+    """The answers to x, so many images at a time; see `answers_of`."""
+    cuts = zip(x.split(size), y.split(size), strict=True)
+    return concat([answers_of(system, images, labels) for images, labels in cuts])
+
+
+def answers_of(system: System, x: Tensor, y: Tensor) -> Answers:
+    """What the system says of all images at once.
+
+    Raises:
+        UserError: the network fails, or its answers have another shape.
+    """
     outputs = system(x, Draws.for_images(0, x, y), 0)
     _check_shapes(system, outputs, len(x))
-    return outputs.scores if outputs.reject is None else torch.cat((outputs.scores, outputs.reject[:, None]), 1)
+    return Answers.of(outputs)
 
 
 def _check_shapes(system: System, outputs: Outputs, count: int) -> None:
@@ -76,12 +113,6 @@ def _check_shapes(system: System, outputs: Outputs, count: int) -> None:
     if outputs.reject is not None and tuple(outputs.reject.shape) != (count,):
         given = tuple(outputs.reject.shape)
         raise UserError(f"the detector of {system.name} answers with shape {given}; accepted: {(count,)}")
-
-
-def _far(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Whether finite answers differ by more than rounding does."""
-    one, other = (scores.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for scores in (one, other))
-    return float((one - other).abs().max()) > tolerance * float(one.abs().max())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -13,10 +13,11 @@ from robustbench_lite.run.verdict import Verdict
 class Outcome(Rows):
     """The end of n samples; all (n,) but adv (n, c, h, w). `sample` is the position that the search was given.
 
-    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke). Of an
-    attack that crafts on another system, `source_prediction` is that system's answer to the clean image (-1 where there
-    is none), and `source_broken` whether the example breaks it. `bill` is what each stage of a cascade cost, see `stages`,
-    and `stage` the place of the one that made the example.
+    `lane` is where the point was found, `break_forward` the forwards paid until then (-1 where nothing broke), `denied`
+    how many points broke in the search and by far not in the verdict. Of an attack that crafts on another system,
+    `source_prediction` is that system's answer to the clean image (-1 where there is none), and `source_broken` whether the
+    example breaks it. `bill` is what each stage of a cascade cost, see `stages`, and `stage` the place of the one that made
+    the example.
     `witness` (n, k) is what `adv` was rendered from, under a threat that is `rendered`.
     """
 
@@ -25,6 +26,7 @@ class Outcome(Rows):
     verdict: Verdict
     forwards: Tensor
     backwards: Tensor
+    denied: Tensor
     lane: Tensor
     break_forward: Tensor
     target: Tensor

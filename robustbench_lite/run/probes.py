@@ -1,6 +1,6 @@
 """Cheap checks that an evaluation makes besides its attacks, on at most 100 samples; their cost is counted apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,17 +10,23 @@ import pandas as pd
 import torch
 
 from robustbench_lite.attack import Attack, prepares, resolve_attack
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.objectives import Goal
+from robustbench_lite.oracle import overheard
 from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.results.fates import trials
 from robustbench_lite.run import gradient_probes
 from robustbench_lite.run.budget import Budget
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.consistency import Questions, answers_vary, how_many
+from robustbench_lite.run.detector_probes import detector_without_slope, on_the_grid
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.tape import Attacked, Tape
 from robustbench_lite.run.tries import draws_of, without_eot
+from robustbench_lite.run.verdict import judge
 from robustbench_lite.threat import Threat
 
 MOST = 100
@@ -30,6 +36,8 @@ UNBOUNDED = "pgd:steps=20,restarts=1"
 #: a search now and then finds what a good one missed, and what this one breaks is not hidden from gradients. More than
 #: `FEW` of the samples is no accident.
 SECOND, FEW = "apgd:objective=margin,restarts=5", 0.05
+#: what is tried where a detector's score has no slope: a joint attack by scores, and one on the classifier alone
+BY_SCORES, CLASSIFIER_ALONE = "square:queries=500,rescale=true", "pgd:steps=20,restarts=1,objective=margin"
 #: diagnostics that set a weak attack against the plan's strong ones, and the probe where the plan has none of the kind
 COMPARED = {
     "noise-beats-gradient": "noise:draws=100",
@@ -47,16 +55,65 @@ def probe_subject(
     own: Sequence[pd.DataFrame],
     needs: dict[str, str],
     budget: Budget | None = None,
+    *,
+    left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]] = (),
+    tape: Tape | None = None,
 ) -> list[Diagnostic]:
     """The diagnostics of one system under one threat.
 
     Args:
-        own: the records of the plan's attacks on it. needs: attack text -> what it needs. budget: asked before each probe.
+        own: the records of the plan's attacks on it. needs: attack text -> what it needs.
+        budget: asked before each probe; the checks of what a system says, which cost little and tell most, are always made.
+        left: of each attack the records, and kept examples by index. tape: what the attacks asked.
     """
-    check = (budget or Budget()).check
+    tape = tape or Tape(subject=subject)
+    with overheard(tape):
+        found = _of_attacks(subject, threat, own, needs, tape, budget or Budget())
+    return [*checks_of_answers(subject, threat, left, tape), *found]
+
+
+def checks_of_answers(
+    subject: Subject, threat: Threat, left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]], tape: Tape
+) -> list[Diagnostic]:
+    """Checks of what the system says, wherever and whenever it is asked."""
+    found = [_probabilities(subject)]
+    if subject.before is None:
+        why = "nothing was asked before the attacks"
+        return [*found, *(diagnostics.unchecked(name, why) for name in ANSWERS)]
+    attacked = Attacked.of(subject, left, how_many(subject))
+    asked = Questions(subject=subject, threat=threat, before=subject.before, attacked=attacked, tape=tape)
+    return [*found, *(_checked(name, check, asked) for name, check in ANSWERS.items())]
+
+
+def _checked(name: str, check: Callable[[Questions], Diagnostic], asked: Questions) -> Diagnostic:
+    """What the check says; unchecked where the network fails on what it is shown."""
+    try:
+        return check(asked)
+    except ModelError as error:
+        return diagnostics.unchecked(name, str(error))
+
+
+def _of_attacks(
+    subject: Subject,
+    threat: Threat,
+    own: Sequence[pd.DataFrame],
+    needs: dict[str, str],
+    tape: Tape,
+    budget: Budget,
+) -> list[Diagnostic]:
+    """Checks of gradients, and of attacks against each other."""
+
+    def check(name: str, make: Callable[[], Diagnostic]) -> Diagnostic:
+        found = budget.check(name, make)
+        tape.turn()
+        return found
+
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
-    found = [_probabilities(subject), gradient_probes.answers_vary(subject)]
+    found = list[Diagnostic]()
+    if subject.system.detector is not None:
+        of_detector = partial(_of_detector, subject, chosen, threat, frame)
+        found.append(check("detector-without-slope", of_detector))
     if subject.hides and len(chosen):
         vanish = partial(gradient_probes.plain_gradients_vanish, subject, chosen, threat)
         found.append(check("plain-gradients-vanish", vanish))
@@ -79,6 +136,47 @@ def probe_subject(
         return found
     compared = partial(_compared, subject=subject, chosen=chosen, threat=threat, frame=frame, needs=needs)
     return [*found, *(check(name, partial(compared, name)) for name in COMPARED)]
+
+
+def _of_detector(subject: Subject, chosen: torch.Tensor, threat: Threat, frame: pd.DataFrame) -> Diagnostic:
+    """Whether the detector's score has a slope; where it has none, what attacks without one make of the survivors."""
+    name = "detector-without-slope"
+    if not len(chosen):
+        return diagnostics.unchecked(name, "no sample is right on its clean image")
+    told = detector_without_slope(subject, chosen, threat)
+    if told.status != "fired":
+        return told
+    lost = frame.loc[frame["broken"].astype(bool), "index"] if len(frame) else []
+    alive = chosen[torch.from_numpy(~np.isin(subject.indices[chosen.numpy()], lost))]
+    tries = [_by_scores(subject, alive, threat), _on_the_grid(subject, alive, threat)] if len(alive) else []
+    return replace(told, detail="; ".join(text for text in tries if text) or told.detail)
+
+
+def _by_scores(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
+    """What a joint attack by scores makes of these samples, in words."""
+    attack = resolve_attack(BY_SCORES)
+    if threat.norm not in attack.norms:
+        return ""
+    ran = _ran(replace(subject, adaptive=True), alive, attack, threat)
+    if ran.failed:
+        return f"{attack} failed: {ran.failed}"
+    return f"{attack}, which needs no slope, breaks {int(ran.rows['broken'].sum())} of {len(alive)} that are left"
+
+
+def _on_the_grid(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
+    """What becomes of these samples where the classifier alone is attacked and the examples lie on the images' levels."""
+    attack = resolve_attack(CLASSIFIER_ALONE)
+    if threat.norm != "Linf" or threat.goal == "targeted":
+        return ""
+    ran = _ran(subject.plain, alive, attack, threat, keep=True)
+    x, y, draws = subject.load(alive)
+    held = [ran.examples.get(int(index)) for index in subject.indices[alive.numpy()]]
+    adv = torch.stack([x[row] if one is None else torch.from_numpy(one).to(x.device) for row, one in enumerate(held)])
+    shown = on_the_grid(x, adv, threat.radius)
+    if shown is None:
+        return ""
+    verdict = judge(subject.system, x, Goal(y=y), threat, shown, draws, subject.shapes, subject.sitting)
+    return f"examples of the classifier on the levels of the images break {int(verdict.broken.sum())} of {len(alive)}"
 
 
 def _chosen(subject: Subject) -> torch.Tensor:
@@ -196,23 +294,33 @@ def _twice(text: str, threat: Threat) -> Attack | None:
     return replace(attack, **longer)
 
 
-def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat) -> Ran:
-    """What a probe found, in memory."""
-    small = _narrowed(subject, chosen)
-    cell = Cell(subject=small, attack=attack, attack_text=str(attack), threat=threat, threat_text=str(threat))
+def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat, *, keep: bool = False) -> Ran:
+    """What a probe found, in memory; with its examples where they are to be kept."""
+    small, kept = _narrowed(subject, chosen), frozenset(range(len(chosen) if keep else 0))
+    cell = Cell(
+        subject=small, attack=attack, attack_text=str(attack), threat=threat, threat_text=str(threat), keep=kept
+    )
     return run_cell(cell, Records(None), lambda done, broken: None)
 
 
 #: diagnostics that are probed on clean images that the system gets right
 ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
+    "nonfinite-gradients": gradient_probes.nonfinite_gradients,
     "zero-gradients": gradient_probes.zero_gradients,
     "loss-stands-still": gradient_probes.loss_stands_still,
     "gradients-mislead": gradient_probes.gradients_mislead,
     "differentiates-inside": lambda subject, chosen, threat: gradient_probes.differentiates_inside(subject, chosen),
     "survives-unbounded-eps": _unbounded,
 }
-#: everything that is probed
-PROBES = ("outputs-are-probabilities", "answers-vary", *ON_CLEAN, *COMPARED)
+#: checks of what a system says to the same images, wherever and whenever they are shown; they come before all others
+ANSWERS: dict[str, Callable[[Questions], Diagnostic]] = {
+    "answers-vary": answers_vary,
+    "order-dependent": lambda asked: asked.order,
+    "mode-dependent": lambda asked: asked.mode,
+    "stateful": lambda asked: asked.state,
+}
+#: everything that is probed of any system
+PROBES = ("outputs-are-probabilities", *ANSWERS, *ON_CLEAN, *COMPARED)
 #: those of them that take steps in a norm
 IN_A_NORM = ("loss-stands-still", "survives-unbounded-eps")
 

@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
         ("source_prediction", _WHOLE),
         ("source_broken", _FLAG),
         ("witness", _TEXT),
+        ("denied", _WHOLE),
     ]
 )
 COLUMNS = tuple(SCHEMA.names)

@@ -40,25 +40,27 @@ def better(now: Outcome, before: Outcome | None, threat: Threat) -> Outcome:
     ranks = [rank_of(one.verdict, threat, random=True) for one in (old, now)]
     stays = (old.sample == now.sample) & (ranks[0] >= ranks[1])
     chosen = where(stays, old, now)
-    return replace(chosen, sample=now.sample, forwards=now.forwards, backwards=now.backwards, bill=now.bill)
+    spent = {"forwards": now.forwards, "backwards": now.backwards, "denied": now.denied, "bill": now.bill}
+    return replace(chosen, sample=now.sample, **spent)
 
 
 def new_bill(stages: int, samples: int) -> Tensor:
-    """(samples, stages, 2) int64: the forwards and backwards of each; -1 where a stage has not run."""
-    return torch.full((samples, stages, 2), -1, dtype=torch.int64)
+    """(samples, stages, 3) int64: forwards, backwards and denied points of each; -1 where a stage has not run."""
+    return torch.full((samples, stages, 3), -1, dtype=torch.int64)
 
 
 def billed(outcome: Outcome, bill: Tensor, stage: int) -> Outcome:
     """The outcome of a stage with what the former ones cost added; the bill is written up for the next ones."""
     sample, device = outcome.sample.cpu(), outcome.forwards.device
     before = bill[sample].clamp(min=0).sum(1).to(device)
-    now = torch.stack((outcome.forwards, outcome.backwards), 1).cpu()
+    now = torch.stack((outcome.forwards, outcome.backwards, outcome.denied), 1).cpu()
     bill[sample, stage] = bill[sample, stage].clamp(min=0) + now
     found = outcome.break_forward
     return replace(
         outcome,
         forwards=outcome.forwards + before[:, 0],
         backwards=outcome.backwards + before[:, 1],
+        denied=outcome.denied + before[:, 2],
         break_forward=torch.where(found >= 0, found + before[:, 0], found),
         bill=bill[sample].to(device),
         stage=torch.full_like(outcome.forwards, stage),
@@ -75,7 +77,7 @@ def told(names: Sequence[str], outcome: Outcome) -> dict[str, list[str]]:
         "stage": [names[place] if hit else "" for place, hit in zip(stage.tolist(), broken, strict=True)],
         "stages": [
             " > ".join(
-                f"{name} {forwards}+{backwards}" for name, (forwards, backwards) in zip(names, costs, strict=False)
+                f"{name} {forwards}+{backwards}" for name, (forwards, backwards, _) in zip(names, costs, strict=False)
             )
             for costs in ran
         ],

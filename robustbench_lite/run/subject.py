@@ -14,13 +14,28 @@ from robustbench_lite.physical import Camera
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import concat
 from robustbench_lite.run.fast import fast_copy, in_fast_layout, reduced_copy
-from robustbench_lite.run.manners import well_behaved
+from robustbench_lite.run.manners import First, well_behaved
+from robustbench_lite.run.pristine import Pristine
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
 from robustbench_lite.run.units import Units, measure
 from robustbench_lite.run.verdict import FIRST, Clean, Sitting, look
 from robustbench_lite.system import System
 
 _PROBED = 32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Before:
+    """What a system said before it was attacked, kept to be compared with what it says afterwards.
+
+    Args:
+        first: the first answers, `room` images shown at once. copy: the system before it was asked anything; the reason,
+            where there is none.
+    """
+
+    first: First
+    room: int
+    copy: Pristine | str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +51,7 @@ class Subject:
         sitting: how a randomised system is judged.
         bare: the same system without the camera that stands before it; None where there is no camera.
         hides: a part of the defense is not to be seen by plain attacks.
+        before: what was asked of the system before it was attacked.
     """
 
     model: str
@@ -52,6 +68,7 @@ class Subject:
     sitting: Sitting = FIRST
     bare: "Subject | None" = None
     hides: bool = False
+    before: Before | None = None
 
     @property
     def plain(self) -> "Subject":
@@ -115,10 +132,13 @@ def prepare(
     """
     system = system.to(device).remembered()
     fits(system, data)
+    copied = Pristine.of(system)
     shapes: Shapes | None = default_shapes(device, batch, data.shape)
     while shapes is not None:
         try:
-            system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick, sitting)
+            system, fast, shapes, clean, before = _measured(
+                system, data, indices, seed, device, shapes, quick, sitting, copied
+            )
             break
         except torch.OutOfMemoryError:
             shapes = shapes.smaller()
@@ -139,6 +159,7 @@ def prepare(
         adaptive=adaptive,
         sitting=sitting,
         hides=hides,
+        before=before,
     )
 
 
@@ -178,15 +199,21 @@ def _measured(
     shapes: Shapes,
     quick: bool,
     sitting: Sitting,
-) -> tuple[System, System, Shapes, Clean]:
-    """The system as it behaves, its fast copy, the sizes that it allows, and its answers to the clean images."""
+    copied: Pristine | str,
+) -> tuple[System, System, Shapes, Clean, Before]:
+    """The system as it behaves, its fast copy, the sizes that it allows, and its answers to the clean images.
+
+    What it is asked at first, before any attack, comes last.
+    """
     some = torch.arange(min(_PROBED, len(indices), shapes.most))
     x, y, _ = load(data, indices, some, seed, device)
-    system = in_fast_layout(well_behaved(system, x, y), x)
+    system, first = well_behaved(system, x, y, shapes.floor)
+    before = Before(first=first, room=shapes.floor, copy=copied)
+    system = in_fast_layout(system, x)
     fast = fast_copy(system, x) if quick else system
     shapes = shapes if system.randomised else probe(fast, x, shapes)
     parts = [look(system, *args, shapes, sitting) for args in _slices(data, indices, seed, device, shapes)]
-    return system, fast, shapes, concat(parts)
+    return system, fast, shapes, concat(parts), before
 
 
 def _slices(

@@ -10,9 +10,10 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from typing import Any
 from robustbench_lite.errors import UserError
 from robustbench_lite.guard import no_early_end
 from robustbench_lite.run.cell_ends import ended
+from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import CellEnd, Reporter, Silent
@@ -39,7 +41,7 @@ _LEAVE = os._exit
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A system, and the attack that is run on it; None only builds the system."""
+    """A system, and the attack that is run on it; None only builds the system, and checks its clean accuracy."""
 
     model: str
     defense: str
@@ -187,7 +189,7 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
         output = Output(folder, plan, fresh=fresh)
         count = output.threads or setting.threads  # the run has chosen them before it shares its work
         with no_early_end(), setting.opened(None, Silent()) as opened, steady_threads(count):
-            desk = _Desk(opened=opened, output=output)
+            desk = _Desk(opened=opened, output=output, note=partial(tell, "note"))
             while True:
                 task: Task = boss.recv()
                 try:
@@ -205,8 +207,8 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
 class _Desk:
     """One process's work, with the system at hand that it worked on last."""
 
-    def __init__(self, *, opened: Open, output: Any) -> None:
-        self._opened, self._output = opened, output
+    def __init__(self, *, opened: Open, output: Any, note: Callable[[str], None]) -> None:
+        self._opened, self._output, self._note = opened, output, note
         self._at: tuple[str, str] | None = None
         self._built: Built | None = None
         self._subject: Subject | None = None
@@ -214,11 +216,13 @@ class _Desk:
     def done(self, task: Task) -> Iterator[tuple[dict[str, Any], CellEnd]]:
         """Do it; the clock of every cell as it ends, and what is told of it. One that failed is left to the run itself."""
         built = self._system(task)
-        if task.attack is None:
-            return
         if self._subject is None:
             self._subject = self._opened.subject(built)
         subject, setting = self._subject, self._opened.setting
+        if task.attack is None:
+            if setting.plan.diagnostics and (text := warning(subject, clean_accuracy(subject))):
+                self._note(text)
+            return
         attacks = {task.attack: self._opened.attacks(subject)[task.attack]}
         for text, threat in setting.threats.items():
             seen = f"{text}{setting.plan.sees_through}"

@@ -12,7 +12,7 @@ COLUMNS = (
     *("dataset", "model", "defense", "threat", "attack", "adaptive", "index", "label", "clean_prediction"),
     *("prediction", "broken", "valid", "reason", "linf", "l2", "l1", "l0", "margin", "forwards", "backwards"),
     *("norm", "eps", "target", "target_hit", "rejected", "score", "clean_score", "draws", "break_rate"),
-    *("broken_8bit", "seed", "lane", "break_forward", "key", "shape"),
+    *("broken_8bit", "seed", "lane", "break_forward", "key", "shape", "denied"),
 )
 # letter: clean right, broken, valid, reason
 LETTERS = {
@@ -67,7 +67,7 @@ def build(
                 | {"forwards": 10 * attacked, "backwards": 5 * attacked, "norm": norm, "eps": _eps(threat)}
                 | {"target": -1, "target_hit": False, "rejected": False, "score": math.nan, "clean_score": math.nan}
                 | {"draws": 1, "break_rate": float(broken), "broken_8bit": broken, "seed": 0, "lane": 0}
-                | {"break_forward": 3 if letter == "B" else -1, "shape": "1x8x8"}
+                | {"break_forward": 3 if letter == "B" else -1, "shape": "1x8x8", "denied": 0}
                 | {"key": f"{model}/{defense}/{threat}/{attack}/{adaptive}"}
             )
         frame = pd.DataFrame(rows, columns=COLUMNS)

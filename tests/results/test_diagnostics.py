@@ -125,6 +125,30 @@ def test_convergence_is_unchecked_without_an_iterative_attack(make_records):
     assert d.not_converged(make_records({"fgsm": "BR", "noise": "BR"})).status == "unchecked"
 
 
+def denied(make_records, letters, counts, **columns):
+    return make_records({"pgd": letters}, columns={"pgd": {"denied": counts, **columns}})
+
+
+def test_breaks_that_the_verdict_denies_count_where_the_sample_ends_unbroken(make_records):
+    found = d.denied_by_verdict(denied(make_records, "RRRBW", [3, 1, 0, 5, 0]))
+    assert (found.status, found.value, found.n) == ("fired", 2 / 4, 4)
+    assert d.denied_by_verdict(denied(make_records, "RRRBW", [1, 0, 0, 5, 0])).status == "clear"  # one is forgiven
+    assert d.denied_by_verdict(denied(make_records, "BB", [3, 1])).value == 0
+
+
+def test_a_denied_break_that_another_attack_confirms_does_not_count(make_records):
+    records = make_records({"pgd": "RR", "fgsm": "BR"}, columns={"pgd": {"denied": [1, 0]}})
+    assert d.denied_by_verdict(records).value == 0
+    rows = summarise(records).set_index("attack")["denied"]
+    assert rows.to_dict() == {"pgd": 1 / 2, "fgsm": 0, "worst-case": 0}
+
+
+@pytest.mark.parametrize("columns", [{"draws": 20}, {"eps": math.nan}, {"denied": math.nan}])
+def test_denied_breaks_mean_nothing_where_answers_vary_or_the_norm_is_sought(make_records, columns):
+    records = make_records({"pgd": "RR"}, columns={"pgd": {"denied": 1, **columns}})
+    assert d.denied_by_verdict(records).status == "unchecked"
+
+
 @pytest.mark.parametrize("fraction, status", [(0.0, "clear"), (0.001, "fired"), (None, "unchecked")])
 def test_zero_gradients(fraction, status):
     assert d.zero_gradients(fraction, 100).status == status
@@ -183,7 +207,7 @@ def test_what_records_can_answer_becomes_the_flags_of_the_summary(make_records):
     )
     frame = d.frame(d.from_records(records))
     assert tuple(frame.columns) == d.COLUMNS
-    assert len(frame) == 3 * 8
+    assert len(frame) == 3 * 9
     flags = summarise(records, diagnostics=frame).groupby(["defense", "threat"], sort=False)["flags"].first()
     weak = "noise-beats-gradient?;black-box-beats-gradient?;transfer-beats-gradient?;one-step-beats-iterative?"
     assert flags.tolist() == [

@@ -42,11 +42,10 @@ class Relearning(Normed):
 @pytest.mark.parametrize(
     "wrap, message",
     [
-        (lambda model: Normed(model, track_running_stats=False), "other images of the batch"),
         (Relearning, "changes its own buffers"),
         (lambda model: Around(model, after=lambda scores: {"a": scores}), "answers two images with a dict"),
     ],
-    ids=["neighbours", "training mode", "no logits"],
+    ids=["training mode", "no logits"],
 )
 def test_a_model_that_an_evaluation_cannot_trust_is_refused(wrap: Any, message: str) -> None:
     model, x, y = module_and_images()
@@ -69,6 +68,16 @@ def test_a_model_that_is_asked_in_its_own_way_breaks_as_the_plain_one(wrap: Any)
         rbl.evaluate(one, x, y, attacks=Climb(restarts=1), threat=LINF, **QUIET) for one in (model, wrap(model))
     )
     assert found.table.iloc[0]["robust_acc"] == pytest.approx(plain.table.iloc[0]["robust_acc"], abs=0.02)
+
+
+def test_a_model_that_answers_by_company_has_no_number_of_its_own_and_is_flagged() -> None:
+    model, x, y = module_and_images()
+    normed = Normed(model, track_running_stats=False)
+    result = rbl.evaluate(normed, x, y, attacks="noise:draws=3", threat=LINF)
+    told = result.diagnostics.set_index("diagnostic").loc["order-dependent"]
+    assert told["status"] == "fired"
+    assert "answers differ" in told["detail"]
+    assert "order-dependent" in result.table["flags"].iloc[0].split(";")
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])

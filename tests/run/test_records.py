@@ -26,7 +26,7 @@ def test_the_columns_are_the_published_ones_in_order() -> None:
     head = (
         "dataset,model,defense,threat,attack,adaptive,index,label,clean_prediction,prediction,broken,valid,reason,"
         "linf,l2,l1,l0,margin,forwards,backwards,norm,eps,target,target_hit,rejected,score,clean_score,draws,break_rate,"
-        "broken_8bit,seed,lane,break_forward,stage,stages,key,shape,source_prediction,source_broken,witness"
+        "broken_8bit,seed,lane,break_forward,stage,stages,key,shape,source_prediction,source_broken,witness,denied"
     )
     assert ",".join(COLUMNS) == head
 
