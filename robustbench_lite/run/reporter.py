@@ -95,6 +95,14 @@ class Once:
         """As the other."""
         self._other.advance(done, broken)
 
+    def progress(self, stage: str, step: int, steps: int, broken: int, left: int, share: float) -> None:
+        """As the other."""
+        self._other.progress(stage, step, steps, broken, left, share)
+
+    def end(self, cell: CellEnd) -> None:
+        """As the other."""
+        self._other.end(cell)
+
     def training(self, done: int, total: int, text: str) -> None:
         """As the other."""
         self._other.training(done, total, text)
