@@ -5,7 +5,7 @@ from torch import Tensor
 
 from robustbench_lite.data.base import ArrayImages, Dataset
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
-from robustbench_lite.data.values import check_values, told, values_of
+from robustbench_lite.data.values import check_values, odd_scale, told, values_of
 from robustbench_lite.errors import UserError
 
 #: more channels than this are no channels, where the last axis could be them
@@ -16,6 +16,8 @@ def from_tensors(
     x: Tensor | np.ndarray, y: Tensor | np.ndarray, *, num_classes: int | None = None, name: str = "tensors"
 ) -> Dataset:
     """A dataset of x (n, c, h, w), uint8 or float in [0, 1], and y (n,) whole numbers; float32 x is not copied.
+
+    The range of the pixels is in its provenance; it is told only where it is odd, since the caller has the pixels at hand.
 
     Raises:
         UserError: another shape, type or range, pixels of another scale than their type says, or labels that are not classes.
@@ -35,7 +37,8 @@ def from_tensors(
         labels=labels,
         num_classes=count,
         shape=images.shape,
-        notes=(told(name, len(images), images.shape, values, option=False),),
+        provenance={"levels": values.facts()},
+        notes=(told(name, len(images), images.shape, values, option=False),) if odd_scale(values) else (),
     )
 
 

@@ -43,6 +43,8 @@ def test_uint8_and_float_tensors_give_the_same_pixels_and_float_is_not_copied():
     assert from_tensors(x.bfloat16(), y).batch([0]).dtype == torch.float32
     assert from_tensors(x, y, num_classes=10).num_classes == 10
     assert as_bytes.notes == ("tensors: 2 images 3x4x4, uint8 0 to 95, mean 47.5 (white is 255)",)
+    assert as_floats.notes == ()
+    assert as_floats.provenance["levels"]["highest"] == float(x.max())
 
 
 def test_the_digest_covers_pixels_labels_and_shape():
