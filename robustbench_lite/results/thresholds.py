@@ -27,13 +27,6 @@ class Threshold:
 HUNDRED = 100
 
 THRESHOLDS: dict[str, Threshold] = {
-    "clean-accuracy": Threshold(
-        quantity="1 if clean accuracy is no better than chance, far below what was told, or far below what a cure gives",
-        limit=0,
-        limit_text="0",
-        why="this clean accuracy cannot be meant: look at preprocessing and labels before any robust accuracy",
-        source="Carlini et al. 2019",
-    ),
     "invalid-examples": Threshold(
         quantity="examples outside the threat, outside the box or not finite",
         limit=0,
@@ -47,6 +40,13 @@ THRESHOLDS: dict[str, Threshold] = {
         limit_text="0",
         why="the model answers NaN at valid images; these count as broken",
         source="Croce et al. 2020",
+    ),
+    "clean-accuracy": Threshold(
+        quantity="1 if clean accuracy is no better than chance, far below what was told, or far below what a cure gives",
+        limit=0,
+        limit_text="0",
+        why="this clean accuracy cannot be meant: look at preprocessing and labels before any robust accuracy",
+        source="Carlini et al. 2019",
     ),
     "noise-beats-gradient": Threshold(
         quantity="share of samples that noise broke and no gradient attack did",
