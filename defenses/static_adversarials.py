@@ -1,7 +1,6 @@
 """Adversarial examples, with the right labels, put into the training set once and for all."""
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -16,6 +15,7 @@ from robustbench_lite.data.base import Dataset, Images
 from robustbench_lite.defense import Workshop
 from robustbench_lite.defenses.robust import TrainsAgainst, cross_entropy
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
@@ -118,7 +118,7 @@ class WithTwins:
         images[~old] = self.twins[indices[~old] - count]
         return images
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash what the images are."""
         self.originals.feed(state)
         state.update(np.ascontiguousarray(self.twins).data)

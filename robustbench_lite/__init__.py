@@ -11,6 +11,8 @@ nor `rbl --help` waits for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite import cores as _cores
+
 if TYPE_CHECKING:
     from robustbench_lite.attack import Attack as Attack
     from robustbench_lite.attack import craft as craft
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from robustbench_lite.threat import Threat as Threat
 
 __version__ = "0.1.0"
+_cores.wait_passively()
 
 _HOME = {
     "Attack": "attack",

@@ -184,6 +184,8 @@ class Attack:
     aims: ClassVar[tuple[Literal["fixed-eps", "minimum-norm"], ...]] = ("fixed-eps",)
     source: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    #: prose, which is in no key
+    __not_hashed__: ClassVar[frozenset[str]] = frozenset({"source"})
     #: the watch sits elsewhere (a substitute, say): only the last point is judged, once
     submits_last: ClassVar[bool] = False
     #: it reads codes and reconstructions, which only a system that reconstructs has

@@ -5,8 +5,7 @@ that cannot be written means a run without a cache; both are said aloud, neither
 """
 
 import contextlib
-import hashlib
-import json
+import logging
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Card = dict[str, Any]
+_LOGGER = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -99,23 +99,6 @@ def writable(folder: Path) -> None:
         _try(folder)
 
 
-def content_key(facts: Mapping[str, Any]) -> str:
-    """32 letters over everything that decides a content; the order of the facts does not matter."""
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def weights_digest(tensors: "Mapping[str, Tensor]") -> str:
-    """16 bytes (hex) over names, types, shapes and bits."""
-    import torch
-
-    state = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()
-
-
 def load_or_train(
     key: str, model: "nn.Module", train: Callable[[Path | None], Card | None], *, fresh: bool = False
 ) -> Card | None:
@@ -124,7 +107,7 @@ def load_or_train(
     Two processes may do the same at once: both write the same bytes, each file at one stroke.
 
     Args:
-        key: from `content_key`. model: is changed in place, and put into eval mode.
+        key: from `hashing.hash_json`. model: is changed in place, and put into eval mode.
         train: trains that very model and returns its card, or None where the weights alone are not all that it made and
             nothing is to be kept; it is given a folder for what it needs to go on after a kill.
         fresh: train even if there is a cached one.
@@ -132,6 +115,7 @@ def load_or_train(
     path = cache_dir() / "models" / f"{key}.safetensors"
     card = None if fresh else _cached(path, model)
     if card is not None:
+        _LOGGER.info("trained weights come from the cache: %s", path)
         return card
     writable, scratch = _writable(path.parent), path.with_suffix(".training")
     if fresh:
@@ -147,25 +131,49 @@ def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[
     """Tensors of this key, from the cache or made now: what a part is fitted to that is no network's weights.
 
     Args:
-        key: from `content_key`, over everything that decides the tensors.
+        key: from `hashing.hash_json`, over everything that decides the tensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
+
+    from robustbench_lite.hashing.values import hash_tensors
 
     path = cache_dir() / "parts" / f"{key}.safetensors"
     if path.is_file():
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"a cached part is damaged ({error}) and made again", stacklevel=2)
+            held = _read_part(path)
+            _LOGGER.info("a fitted part comes from the cache: %s", path)
+            return held
+        except UserError as error:
+            warnings.warn(f"a cached part is not used and made again: {error}", stacklevel=2)
     writable = _writable(path.parent)
     made = {name: value.detach().cpu().clone().contiguous() for name, value in make().items()}
     if writable:
         try:
-            atomic_write(path, save(made))
+            atomic_write(path, save(made, metadata={"digest": hash_tensors(made)}))
         except OSError as error:
             warnings.warn(f"the part is not kept: {error}", stacklevel=2)
     return made
+
+
+def _read_part(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a part.
+
+    Raises:
+        UserError: the file cannot be read, or does not hold what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from robustbench_lite.hashing.values import hash_tensors
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            told = (file.metadata() or {}).get("digest")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{str(path)!r} is damaged: {error}") from error
+    if told != hash_tensors(tensors):
+        raise UserError(f"{str(path)!r} does not hold what was written there")
+    return tensors
 
 
 def _cached(path: Path, model: "nn.Module") -> Card | None:
@@ -182,11 +190,12 @@ def _cached(path: Path, model: "nn.Module") -> Card | None:
 
 def _read(path: Path, model: "nn.Module") -> Card:
     """Check everything before the model is touched: a half-loaded one would start the training that follows."""
+    from robustbench_lite.hashing.values import hash_tensors
     from robustbench_lite.zoo.checkpoints import read_card
     from robustbench_lite.zoo.weights import read_weights
 
     card, (weights, _) = read_card(path.with_suffix(".json")), read_weights(path)
-    if card.get("weights") != weights_digest(weights):
+    if card.get("weights") != hash_tensors(weights):
         raise UserError(f"{str(path)!r} does not hold the weights that its card was written for")
     own = {name: value.shape for name, value in model.state_dict().items()}
     if own != {name: value.shape for name, value in weights.items()}:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import plugins, specs
-from robustbench_lite.cache import content_key, load_or_make
+from robustbench_lite.cache import load_or_make
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import source_digest
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_plugin
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -57,7 +58,7 @@ class Workshop:
             The tensors, on the CPU.
         """
         facts = {
-            "part": [source_digest(type(defense)), defense.recipe(self)],
+            "part": [hash_plugin(defense)[0], defense.recipe(self)],
             "system": system.digest,
             "data": self.train.digest(),
             "seed": self.seed,
@@ -67,7 +68,7 @@ class Workshop:
         }
         if self.apart is not None:
             facts["apart"] = self.apart.digest()
-        return load_or_make(content_key(facts), make)
+        return load_or_make(hash_json(facts), make)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,8 @@ class Defense:
     why_plain: ClassVar[str] = ""
     source: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    #: prose, which is in no key
+    __not_hashed__: ClassVar[frozenset[str]] = frozenset({"source", "why_plain"})
 
     def defend(self, system: System, workshop: Workshop) -> System:
         """The defended system. One that trains changes the weights of `system.model`, which is a copy of its own."""

@@ -18,24 +18,35 @@ _GIVEN = frozenset({"num_classes", "input_shape", "split", "root", "download"})
 #: models and datasets that are named by where they come from, not by a plugin: how they are written, and what they are
 SOURCES: Mapping[str, Mapping[str, str]] = {
     "model": {
-        "timm:NAME": "A model of timm; ;pretrained=true fetches its weights.",
-        "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights.",
+        "timm:NAME": "A model of timm; ;pretrained=true fetches its weights; in_chans, img_size, num_classes, normalize.",
+        "torchvision:NAME": "A classifier of torchvision; ;pretrained=true fetches its weights; img_size, aux_logits.",
         "robustbench:NAME": "A model of RobustBench, by its package; ;dataset=cifar10;threat_model=Linf;dir=DIR;download=false.",
-        "checkpoint:FILE": "Weights that rbl train wrote: .safetensors, with their card (.json) beside them.",
-        "torchscript:FILE": "A TorchScript program.",
+        "checkpoint:FILE": "Weights that rbl train wrote, or any weights with ;arch=SPEC; part, prefix, normalize, mean, std.",
+        "torchscript:FILE": "A TorchScript program; normalize, mean, std, resize, grey.",
+        "export:FILE": "A program that torch.export.save wrote, with --allow-code; the same options.",
         "vae:FILE": "A VAE that rbl generate train wrote, for --task reconstruction; ;judge=MODEL reads what it shows.",
         "autoencoder:FILE": "An autoencoder, in the same way.",
         "generator:FILE": "Either of them.",
         "discriminator:FILE": "A GAN's discriminator, as a classifier of fake (0) and real (1) images.",
-        "FILE.py:function": "Your own code: a function that returns an nn.Module from images in [0, 1] to logits.",
+        "FILE.py:function": "Your own code: a network from images in [0, 1] to logits, or what returns one; ;weights=FILE.",
+        "package.module:Class": "The same, of a package in the working directory, or an installed one.",
     },
     "dataset": {
         "npz:FILE": "Arrays x (N,H,W[,C] or N,C,H,W; uint8, or float in [0, 1]) and y (N); ;train=FILE to train on.",
-        "folder:DIR": "A folder of images for each class; ;train=DIR to train on.",
+        "folder:DIR": "A folder of images for each class, or one with ;labels=FILE.csv; ;train=DIR to train on.",
         "versus:FILE": "Images of ;dataset=NAME (real) and a generator's own (fake), to be told apart.",
         "generated:FILE": "Images that a generator makes; ;count=N;seed=N;judge=(checkpoint:FILE);confidence=0.5.",
     },
 }
+#: how a source of data is used, for example, by its name before the colon
+_EXAMPLES = {
+    "npz": "npz:test.npz;train=train.npz",
+    "folder": "folder:photos;size=224",
+    "versus": "versus:gan.safetensors;dataset=digits",
+    "generated": "generated:gan.safetensors;count=1000",
+}
+#: what the harness gives to the readers of such sources
+_GIVEN_TO_SOURCES = frozenset({"path", "spec", "expected"})
 _SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
 
 
@@ -103,7 +114,7 @@ def describe(kind: plugins.Kind, name: str) -> Description:
     """
     for written, what in SOURCES.get(kind, {}).items():
         if name.partition(":")[0].lower() == written.partition(":")[0].lower():
-            return Description(kind=kind, name=written, origin="robustbench-lite", what=what)
+            return _source(kind, written, what)
     family, _, inner = name.partition(":")
     if kind == "attack" and getattr(plugins.load(kind, family), "foreign", False):
         return _foreign(plugins.load(kind, family), family.strip().lower(), inner.strip(), plugins.origin(kind, family))
@@ -113,6 +124,19 @@ def describe(kind: plugins.Kind, name: str) -> Description:
         return _described(kind, name.strip().lower(), origin, plugin)
     except Exception as error:  # whatever a third party has put there
         raise UserError(f"the {kind} {name!r} of {origin} cannot be described: {error}") from error
+
+
+def _source(kind: plugins.Kind, written: str, what: str) -> Description:
+    """A source; of data with the options of what reads it."""
+    found = Description(kind=kind, name=written, origin="robustbench-lite", what=what)
+    if kind != "dataset":
+        return found
+    from robustbench_lite.data.load import source
+
+    name = written.partition(":")[0]
+    first, text, arguments = _docstring(source(name))
+    options = tuple(one for one in _options(source(name), arguments) if one.name not in _GIVEN_TO_SOURCES)
+    return dataclasses.replace(found, text=f"{first}\n\n{text}", options=options, shown=_EXAMPLES[name])
 
 
 def _foreign(plugin: Any, family: str, inner: str, origin: str) -> Description:

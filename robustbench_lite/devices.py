@@ -2,7 +2,7 @@
 
 import torch
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unknown_device
 
 ACCEPTED = "auto, cpu, cuda, cuda:0, …"
 
@@ -18,7 +18,9 @@ def find_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device={name}; accepted: {ACCEPTED}") from None
+        raise unknown_device(str(name)) from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown_device(str(name))
     if device.type == "cuda" and not torch.cuda.device_count():
         raise UserError(f"device={name}, but torch finds no GPU here; accepted: auto, cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

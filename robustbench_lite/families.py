@@ -4,7 +4,6 @@ Their points are *rendered* from parameters, the witness (n, k). An attack propo
 the clean image and never looks at the attack's pixels. None is in one table with a norm: they allow other images.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_bytes
 from robustbench_lite.norms import Norm
 from robustbench_lite.physical import warp
 from robustbench_lite.randomness import Draws
@@ -214,7 +214,7 @@ class PatchThreat(Rendered):
     def tell(self, witness: Tensor) -> list[str]:
         """A digest of every row's picture."""
         rows = witness.detach().cpu().numpy()
-        return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
+        return [hash_bytes(row.tobytes(), 8) for row in rows]
 
     def _places(self, x: Tensor, draws: Draws, index: Tensor | int) -> tuple[Tensor, Tensor]:
         """Where each pixel lies on the patch, in half sizes down and across from its middle."""

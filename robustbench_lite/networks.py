@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError
+from robustbench_lite.seeding import seeded
 from robustbench_lite.system import System
 
 P = TypeVar("P")
@@ -33,6 +34,10 @@ class Model:
 
     def __str__(self) -> str:
         return self.text
+
+    def hashed_as(self) -> tuple[object, ...]:
+        """The network, once it is loaded: the text may name a file, which may be moved."""
+        return (self.text,) if self.system is None else (self.system,)
 
     def loaded(self) -> System:
         """The network, in eval mode, frozen.
@@ -59,6 +64,13 @@ class Architecture:
 
     def __str__(self) -> str:
         return self.text
+
+    def hashed_as(self) -> tuple[object, ...]:
+        """A network of that architecture with initial weights, once it is known how to build it."""
+        if self.build is None:
+            return (self.text,)
+        with seeded(0):
+            return (self.build(),)
 
     def fresh(self) -> nn.Module:
         """A new network.

@@ -16,6 +16,8 @@ from robustbench_lite.errors import UserError, unknown
 from robustbench_lite.rows import Rows
 from robustbench_lite.system import Outputs
 
+#: told by its code in the keys of the attacks that climb it; see `hashing.values`
+__hashed_by_code__ = True
 _TINY = 1e-12
 #: by what margin an answer must be wrong before whoever knows a detector turns to it, and what that is worth: more than
 #: any objective of an answer that is right, cross-entropy below ln(classes) + WRONG included

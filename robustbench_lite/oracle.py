@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.errors import CapabilityError
+from robustbench_lite.guard import calling
 from robustbench_lite.objectives import Goal, Objective, knowing, rejection
 from robustbench_lite.opened import Opened
 from robustbench_lite.randomness import Draws
@@ -374,7 +375,7 @@ class Oracle:
     ) -> tuple[Outputs, Tensor, Tensor | None]:
         """One forward, and a backward for each objective."""
         index = self.ledger.forwards + draw
-        with torch.set_grad_enabled(with_grads):
+        with torch.set_grad_enabled(with_grads), calling(self._system.name):
             leaf = x.detach().contiguous().requires_grad_(with_grads)
             seen = leaf
             if self._eot and self._eot.transform:

@@ -6,7 +6,6 @@ sample's own pixels and label. No state is kept, so a sample draws the same numb
 after a restart; the global generators of torch and numpy are never touched.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_lite import hashing
 from robustbench_lite.rows import Rows
 
 _MASK = 0xFFFFFFFF
@@ -45,7 +45,8 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Ten
 def digest_of(image: np.ndarray, label: int) -> bytes:
     """Eight bytes that stand for one sample: its pixels (float32, as the system sees them) and its label."""
     pixels = np.ascontiguousarray(image, dtype=np.float32)
-    state = hashlib.blake2b(pixels.tobytes(), digest_size=8)
+    state = hashing.new(8)
+    state.update(pixels.tobytes())
     state.update(int(label).to_bytes(8, "little", signed=True))
     return state.digest()
 
@@ -69,8 +70,8 @@ class Draws(Rows):
     @classmethod
     def of(cls, seed: int, digests: Sequence[bytes], device: torch.device | str = "cpu") -> Self:
         """The streams of the samples with these digests, in lane 0."""
-        start = hashlib.blake2b(int(seed).to_bytes(16, "little", signed=True), digest_size=16).digest()
-        raw = b"".join(hashlib.blake2b(digest, digest_size=8, key=start).digest() for digest in digests)
+        start = hashing.raw(int(seed).to_bytes(16, "little", signed=True), 16)
+        raw = b"".join(hashing.raw(digest, 8, key=start) for digest in digests)
         words = np.frombuffer(raw, dtype="<u4").astype(np.int64).reshape(len(digests), 2)
         key = torch.from_numpy(words).to(device)
         return cls(key=key, lane=torch.zeros(len(digests), dtype=torch.int64, device=device))
@@ -141,4 +142,4 @@ class Draws(Rows):
 
 @lru_cache(maxsize=256)
 def _stream(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+    return hashing.hash_number(name.encode(), 4)

@@ -7,6 +7,7 @@ timm:resnet18;pretrained=true                    sources: the rest of the word i
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.errors import UserError, nearest, shortened
 
 T = TypeVar("T")
 Resolve = Callable[[type, str], object]
@@ -45,12 +46,13 @@ def parse(text: str) -> Spec:
         {'attack': 'pgd:steps=7', 'epochs': '5'}
 
     Raises:
-        UserError: an empty name, an option without `=`, an option given twice, or parentheses that do not match.
+        UserError: an empty name, an option without `=` or without a value, one given twice, or parentheses that do not
+            match.
     """
     name, _, rest = text.strip().partition(":")
     name = name.strip()
     if not name or set(name) & set("(),=+;"):
-        raise UserError(f"cannot read {text!r}; write NAME or NAME:key=value,key=value")
+        raise UserError(f"cannot read {shortened(text)!r}; write NAME or NAME:key=value,key=value")
     return Spec(name, _pairs(_split(rest, ","), text))
 
 
@@ -66,7 +68,7 @@ def parse_source(text: str) -> Spec:
     """
     name, *options = _split(text.strip(), ";") or [""]
     if not name.strip():
-        raise UserError(f"cannot read {text!r}; write NAME or NAME;key=value;key=value")
+        raise UserError(f"cannot read {shortened(text)!r}; write NAME or NAME;key=value;key=value")
     return Spec(name.strip(), _pairs(options, text), ";")
 
 
@@ -85,6 +87,39 @@ def parse_chain(text: str) -> tuple[Spec, ...]:
     return tuple(parse(part) for part in _split(text, "+") or [""])
 
 
+def norm_name(text: str) -> str | None:
+    """`Linf`, `L2`, `L1` or `L0`, however it is written: l_inf, inf, infinity, 2; None for anything else.
+
+    Examples:
+        >>> norm_name("l_inf"), norm_name("2"), norm_name("L3")
+        ('Linf', 'L2', None)
+    """
+    short = text.strip().lower().replace("_", "").replace("-", "").replace(" ", "").removeprefix("l")
+    short = {"infinity": "inf", "∞": "inf", "max": "inf"}.get(short, short)
+    return f"L{short}" if short in ("inf", "2", "1", "0") else None
+
+
+def as_list(text: str) -> tuple[str, ...]:
+    """The specs that somebody has joined by commas, as other tools want it; the text alone where it is one spec.
+
+    Examples:
+        >>> as_list("pgd:steps=40,restarts=2,fgsm"), as_list("pgd:steps=40,restarts=2")
+        (('pgd:steps=40,restarts=2', 'fgsm'), ('pgd:steps=40,restarts=2',))
+    """
+    found: list[str] = []
+    try:
+        parts = _split(text, ",")
+    except UserError:  # parentheses that do not match are told where the spec is read
+        return (text,)
+    for part in parts:
+        if found and "=" in part.partition(":")[0]:
+            found[-1] += f",{part}"
+        else:
+            found.append(part.strip())
+    plain = all(re.fullmatch(r"[\w.-]+(:.*)?", one, re.DOTALL) for one in found)
+    return tuple(found) if plain and len(found) > 1 else (text,)
+
+
 def joined(text: str) -> tuple[str, ...]:
     """The texts that `+` joins, each without the parentheses around it."""
     return tuple(_unprotect(part) for part in _split(text, "+"))
@@ -100,9 +135,9 @@ def number(text: str, what: str) -> float:
         top, slash, bottom = text.partition("/")
         value = float(top) / float(bottom) if slash else float(top)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"{what}={text} is not a number; write it as 0.03 or 8/255") from None
+        raise UserError(f"{what}={shortened(text)} is not a number; write it as 0.03 or 8/255") from None
     if value != value or value in (float("inf"), float("-inf")):
-        raise UserError(f"{what}={text} is not a finite number; write it as 0.03 or 8/255")
+        raise UserError(f"{what}={shortened(text)} is not a finite number; write it as 0.03 or 8/255")
     return value
 
 
@@ -149,7 +184,7 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
             guess = nearest(key, kinds)
             has = f"it has {', '.join(kinds)}" if kinds else "it has no options"
             also = f"; did you mean {guess}?" if guess else ""
-            raise UserError(f"{name} has no option {given!r}; {has}{also}")
+            raise UserError(f"{shortened(name)} has no option {shortened(given)!r}; {has}{also}")
         values[fields[key]] = coerce(kinds[key], text, f"{name}: {key}", resolve)
     return cls(**values)
 
@@ -193,7 +228,7 @@ def coerce(kind: Any, text: str, what: str, resolve: Resolve | None = None) -> A
     if kind is str:
         return text
     if resolve is None:
-        raise UserError(f"{what}={text} cannot be given as text")
+        raise UserError(f"{what}={shortened(text)} cannot be given as text")
     return resolve(kind, text)
 
 
@@ -229,12 +264,12 @@ def _one_of(accepted: tuple[Any, ...], text: str, what: str) -> Any:
     words = [str(value) for value in accepted]
     guess = nearest(text, words)
     also = f"; did you mean {guess}?" if guess else ""
-    raise UserError(f"{what}={text}; accepted: {', '.join(words)}{also}")
+    raise UserError(f"{what}={shortened(text)}; accepted: {', '.join(words)}{also}")
 
 
 def _literal_none(text: str, what: str) -> None:
     if text.strip().lower() not in ("none", ""):
-        raise UserError(f"{what}={text}; accepted: none")
+        raise UserError(f"{what}={shortened(text)}; accepted: none")
 
 
 def _boolean(text: str, what: str) -> bool:
@@ -242,14 +277,14 @@ def _boolean(text: str, what: str) -> bool:
     try:
         return words[text.strip().lower()]
     except KeyError:
-        raise UserError(f"{what}={text}; accepted: true, false") from None
+        raise UserError(f"{what}={shortened(text)}; accepted: true, false") from None
 
 
 def _integer(text: str, what: str) -> int:
     try:
         return int(text.strip())
     except ValueError:
-        raise UserError(f"{what}={text} is not a whole number") from None
+        raise UserError(f"{what}={shortened(text)} is not a whole number") from None
 
 
 def _protect(value: str) -> str:
@@ -284,7 +319,7 @@ def _split(text: str, separator: str) -> list[str]:
             parts.append(text[begin:place])
             begin = place + 1
     if depth != 0:
-        raise UserError(f"the parentheses in {text!r} do not match")
+        raise UserError(f"the parentheses in {shortened(text)!r} do not match")
     parts.append(text[begin:])
     return parts if parts != [""] else []
 
@@ -295,8 +330,15 @@ def _pairs(parts: list[str], text: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(f"cannot read the option {part.strip()!r} in {text!r}; write key=value")
+            raise UserError(
+                f"cannot read the option {shortened(part.strip())!r} in {shortened(text)!r}; write key=value"
+            )
         if key in options:
-            raise UserError(f"the option {key!r} is given twice in {text!r}")
+            raise UserError(f"the option {shortened(key)!r} is given twice in {shortened(text)!r}")
         options[key] = _unprotect(value)
+        if not options[key].strip():
+            raise UserError(
+                f"the option {shortened(key)!r} is empty in {shortened(text)!r}; write {shortened(key)}=VALUE,"
+                " or leave it out"
+            )
     return options

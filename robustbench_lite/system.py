@@ -4,6 +4,7 @@ Normalisation, resizing, purification, rejection and randomness all live inside 
 always. A system never changes: parts are added by making a new one.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -12,7 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.guard import calling
+from robustbench_lite.hashing.values import digest_and_packages
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows
 
@@ -140,6 +142,7 @@ class System:
     differentiable_as: nn.Module | None = None
     channels_last: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    _remembered: tuple[tuple[object, ...], tuple[str, tuple[str, ...]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for module in self.modules:
@@ -148,7 +151,15 @@ class System:
     def __call__(
         self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False
     ) -> Outputs:
-        """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients."""
+        """The system's answers to x (n, c, h, w); with `adaptive`, the same values with the adversary's gradients.
+
+        Raises:
+            ModelError: the model, or another part, raised. torch.OutOfMemoryError: there was not enough memory.
+        """
+        with calling(self.name):
+            return self._answer(x, draws, index, adaptive)
+
+    def _answer(self, x: Tensor, draws: Draws | None, index: Tensor | int, adaptive: bool) -> Outputs:
         last = len(self.purifiers) - (0 if self.detector is None else self.detector.before)
         for purifier in self.purifiers[:last]:
             x = _purify(purifier, x, draws, index, adaptive)
@@ -228,11 +239,33 @@ class System:
             module.to(device)
         return self
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """16 bytes (hex) over weights, code and parts: two systems that could answer differently differ in it."""
-        size = (self.input_shape, self.num_classes, self.model_is_random)
-        return fingerprint(self.modules, self.purifiers, self.detector, size)
+        return self._hashed[0]
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The installed packages whose code it runs."""
+        return self._hashed[1]
+
+    @cached_property
+    def _hashed(self) -> tuple[str, tuple[str, ...]]:
+        if self._remembered is not None and all(map(operator.is_, self._remembered[0], self._parts)):
+            return self._remembered[1]
+        return digest_and_packages(*self.hashed_as())
+
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self.model, self.differentiable_as, self.purifiers, self.detector
+
+    def remembered(self) -> "System":
+        """The same system, which keeps its present digest as long as it has these parts: asking may change what they hold."""
+        return replace(self, _remembered=(self._parts, self._hashed))
+
+    def hashed_as(self) -> tuple[object, ...]:
+        """What can change an answer; the name, and notes, cannot."""
+        return self.modules, self.purifiers, self.detector, self.input_shape, self.num_classes, self.model_is_random
 
 
 class _Straight(torch.autograd.Function):

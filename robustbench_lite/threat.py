@@ -4,6 +4,8 @@ A threat is data: attacks call `project`, `steepest`, `extreme`, `random_point` 
 the unit of an image in [0, 1]. Without eps the aim is the smallest norm that breaks (`minimum-norm`).
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, cut
 from robustbench_lite.norms import Norm
 from robustbench_lite.norms import norm as find_norm
 from robustbench_lite.randomness import Draws
@@ -76,6 +78,7 @@ class Threat:
         """
         from robustbench_lite.families import FAMILIES
 
+        _refuse_other_forms(text)
         name, _, rest = text.strip().partition(":")
         if (family := FAMILIES.get(name.strip().lower())) is not None:
             return family.read(rest)
@@ -83,7 +86,7 @@ class Threat:
         if "=" in radius:
             radius, options = "", rest
         if ":" in radius:
-            raise UserError(f"cannot read the threat {text!r}; options follow a comma: {name}:8/255,goal=targeted")
+            raise UserError(f"cannot read the threat {cut(text)!r}; options follow a comma: {name}:8/255,goal=targeted")
         spec = specs.parse(f"threat:{options}" if options else "threat")
         eps = None if radius in ("", "none") else specs.number(radius, f"{name}: eps")
         known = set(spec.options) - {"goal", "target"}
@@ -93,6 +96,24 @@ class Threat:
         if goal not in ("untargeted", "targeted"):
             raise UserError(f"threat {name}: goal={goal}; accepted: untargeted, targeted")
         return cls(norm=name, eps=eps, goal=goal, target=spec.options.get("target"))  # type: ignore[arg-type]  # checked
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse a radius that covers more than all images of this shape.
+
+        Raises:
+            UserError: eps is larger than the diagonal of the box [0, 1]^d, in this norm.
+        """
+        if (
+            self.rendered
+            or self.eps is None
+            or self.eps <= (most := self.geometry.covers(shape)) * (1 + RELATIVE_SLACK)
+        ):
+            return
+        size = "x".join(map(str, shape))
+        told = f"{self.norm}:{self.eps:g} is larger than {most:g}, the farthest that two images {size} can be apart"
+        if self.norm != "L0" and self.eps / 255 <= most:
+            told += f"; for {self.eps:g} in levels of 255 write {self.norm}:{self.eps:g}/255"
+        raise UserError(f"{told}; accepted: up to {self.norm}:{most:g}")
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -173,6 +194,25 @@ class Threat:
     def random_point(self, x: Tensor, draws: Draws, index: int | Tensor = 0) -> Tensor:
         """A point drawn uniformly from the ball, then projected into the box as well."""
         return self.geometry.random_point(x, self.radius, draws, index)
+
+
+#: a norm and a number with something else than a colon between them
+_LOOSE = re.compile(r"(l?[ _-]?(?:inf|infinity|∞|max|[012]))[ =@_/-]+([\d.]+(?:e-?\d+)?(?:/[\d.]+)?)", re.IGNORECASE)
+_NUMBER = re.compile(r"[\d.]+(?:e-?\d+)?(?:/[\d.]+)?", re.IGNORECASE)
+
+
+def _refuse_other_forms(text: str) -> None:
+    """Refuse what is meant as a threat and is none, with the form that it has here.
+
+    Raises:
+        UserError: a radius without a norm, or another sign than a colon between them.
+    """
+    word = text.strip()
+    if word not in ("0", "1", "2") and _NUMBER.fullmatch(word):
+        raise UserError(f"threat {cut(word)!r} has no norm; write Linf:{cut(word)}, or L2:{cut(word)}")
+    loose = _LOOSE.fullmatch(word)
+    if loose and (norm := specs.norm_name(loose[1])):
+        raise UserError(f"cannot read the threat {cut(word)!r}; write {norm}:{cut(loose[2])}")
 
 
 def _check_eps(norm: str, eps: float | None) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from learners import SHAPE, blobs, clean_loss, plain, same, weights
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from waiting import PATIENCE
 
 from robustbench_lite import cache, training, zoo
-from robustbench_lite.cache import atomic_write, cache_dir, content_key, load_or_train, weights_digest
+from robustbench_lite.cache import atomic_write, cache_dir, load_or_make, load_or_train
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.training import resume
 
 CARD = {"architecture": "mlp", "num_classes": 4, "input_shape": list(SHAPE), "training": {"best": 1}}
@@ -105,9 +109,9 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
 
 
 def test_a_key_is_of_the_content_not_of_its_order():
-    assert content_key({"a": 1, "b": [2, "x"]}) == content_key({"b": [2, "x"], "a": 1})
-    assert content_key({"a": 1}) != content_key({"a": 2})
-    assert len(content_key({})) == 32
+    assert hash_json({"a": 1, "b": [2, "x"]}) == hash_json({"b": [2, "x"], "a": 1})
+    assert hash_json({"a": 1}) != hash_json({"a": 2})
+    assert len(hash_json({})) == 32
 
 
 def test_a_digest_tells_names_types_shapes_and_bits_apart():
@@ -118,8 +122,8 @@ def test_a_digest_tells_names_types_shapes_and_bits_apart():
         {"w": base["w"].view(3, 2), "b": base["b"]},
         {"w": -base["w"], "b": base["b"]},
     ]
-    assert weights_digest(base) == weights_digest(dict(reversed(base.items())))
-    assert len({weights_digest(one) for one in [base, *others]}) == 5
+    assert hash_tensors(base) == hash_tensors(dict(reversed(base.items())))
+    assert len({hash_tensors(one) for one in [base, *others]}) == 5
 
 
 def test_the_same_is_not_trained_twice():
@@ -294,3 +298,28 @@ def test_two_at_once_do_not_break_each_other(folder, monkeypatch):
 
 def test_the_cache_does_not_wait_for_torch():
     assert not hasattr(cache, "torch")
+
+
+@pytest.mark.parametrize("damage", ["other values", "no digest", "cut off", "not a file of tensors"])
+def test_a_part_that_is_not_what_was_written_is_made_again(folder: Path, damage: str) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"a": torch.arange(4.0)}
+
+    for _ in range(2):
+        assert torch.equal(load_or_make("part", make)["a"], torch.arange(4.0))
+    assert len(made) == 1
+    (file,) = (folder.parent / "parts").iterdir()
+    if damage in ("other values", "no digest"):
+        held = {"a": torch.arange(4.0) + (damage == "other values")}
+        with safe_open(file, framework="pt") as before:
+            save_file(held, file, metadata=before.metadata() if damage == "other values" else None)
+    else:
+        file.write_bytes(file.read_bytes()[:20] if damage == "cut off" else b"[]")
+    with pytest.warns(UserWarning, match="made again"):
+        assert torch.equal(load_or_make("part", make)["a"], torch.arange(4.0))
+    assert len(made) == 2
+    load_or_make("part", make)
+    assert len(made) == 2

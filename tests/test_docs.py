@@ -82,7 +82,14 @@ def test_every_rbl_command_shown_is_understood(
     (quiet / "curve-run").mkdir()
     (quiet / "curve-run/plan.toml").write_text(Plan().to_toml(), encoding="utf-8")
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", resolved)
-    works = ("output.read_run", "train.train", "certify.certify", "explain.explain", "rubbish.rubbish", "latent.latent")
+    works = (
+        "run_folder.read_run",
+        "train.train",
+        "certify.certify",
+        "explain.explain",
+        "rubbish.rubbish",
+        "latent.latent",
+    )
     works += ("verify.verify",)
     boards = ("board.Board.read", "plan.BoardPlan.load", "generators.GeneratorPlan.load", "validate.faults")
     boards += ("validate.seal",)

@@ -30,7 +30,6 @@ class Options:
         ("pgd:steps=40,restarts=5", "pgd", {"steps": "40", "restarts": "5"}),
         ("at:attack=(pgd:steps=7,a=(b:c=1))", "at", {"attack": "pgd:steps=7,a=(b:c=1)"}),
         (" pgd : steps = 40 ", "pgd", {"steps": "40"}),
-        ("x:a=", "x", {"a": ""}),
         ("x:a=b=c", "x", {"a": "b=c"}),
     ],
 )
@@ -39,7 +38,22 @@ def test_specs_are_read_as_written(text: str, name: str, options: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", ":a=1", "pgd:", "pgd:a", "pgd:=1", "pgd:a=1,a=2", "pgd:a=(1", "pgd:a=1)", "a,b"]
+    "text",
+    [
+        "",
+        ":",
+        ":a=1",
+        "pgd:",
+        "pgd:a",
+        "pgd:=1",
+        "pgd:a=1,a=2",
+        "pgd:a=(1",
+        "pgd:a=1)",
+        "a,b",
+        "x:a=",
+        "x:a=()",
+        "x:a= ,b=1",
+    ],
 )
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     if text == "pgd:":
@@ -53,6 +67,18 @@ def test_sources_keep_colons_and_take_options_after_semicolons() -> None:
     assert parse_source("timm:resnet18;pretrained=true") == Spec("timm:resnet18", {"pretrained": "true"}, ";")
     assert parse_source("net.py:make;mean=(0.5,0.5)").options == {"mean": "0.5,0.5"}
     assert str(parse_source("npz:a.npz;train=b.npz")) == "npz:a.npz;train=b.npz"
+
+
+@pytest.mark.parametrize("text", ["net.py:make;weights=", "net.py:make;weights= ", "timm:x;mean=();std=(1)"])
+def test_an_option_without_a_value_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(UserError, match=r"the option '(weights|mean)' is empty in .*or leave it out"):
+        parse_source(text)
+
+
+def test_what_a_message_repeats_is_cut() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_source("x" * 5000 + ";weights=")
+    assert len(str(caught.value)) < 400
 
 
 def test_chains_are_split_outside_parentheses() -> None:

@@ -1,6 +1,6 @@
 """Small victims and attacks with known answers, shared by the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -87,6 +87,17 @@ class Climb(Attack):
         assert grads is not None
         move = 0.2 * state.threat.radius * state.threat.steepest(grads[0])
         return replace(state, adv=state.threat.project(state.adv + move, state.x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade(Attack):
+    """Three stages of climbing, the later ones stronger."""
+
+    name: ClassVar[str] = "stages"
+    needs: ClassVar[Needs] = Needs.GRADIENTS
+
+    def stages(self) -> Sequence[Attack]:
+        return [Climb(steps=2, restarts=1), Climb(steps=4, restarts=1), Climb(steps=12, restarts=2)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,13 +26,15 @@ from robustbench_lite.cli import (
     train,
     verify,
 )
+from robustbench_lite.cli.hints import hint, known_options
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.stopping import STOPPED
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError, cause_of, cut
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _ClickError: type[Exception] = _UsageError.__bases__[0]
+_NoSuchOption: type[Exception] = sys.modules[_UsageError.__module__].NoSuchOption
 
 DONE, MISTAKE = 0, 2
 EXAMPLES = """\b
@@ -90,11 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
         sys.stdout.flush()
-    except UserError as error:
+    except (UserError, ModelError) as error:
         complain(str(error))
         return MISTAKE
+    except (MemoryError, RuntimeError) as error:
+        if (
+            not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError"
+        ):  # torch's, which is not loaded
+            raise
+        complain(f"out of memory: {cause_of(error)}")
+        return MISTAKE
     except _ClickError as error:
-        complain(_sentence(error))
+        complain(_sentence(error, sys.argv[1:] if arguments is None else arguments))
         return MISTAKE
     except (KeyboardInterrupt, typer.Abort):
         complain("stopped by Ctrl-C")
@@ -108,10 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else DONE
 
 
-def _sentence(error: Exception) -> str:
-    """What typer has to say, in the form of our own messages; the help itself where no command was given."""
+def _sentence(error: Exception, arguments: Sequence[str]) -> str:
+    """What typer has to say, in the form of our own messages; the help itself where no command was given.
+
+    An option of another tool's is answered by what to write here.
+    """
     context = getattr(error, "ctx", None)
     said = str(error.format_message())  # type: ignore[attr-defined]  # every click exception has it
-    if context is None or said.startswith("Usage:"):
+    if said.startswith("Usage:"):
         return said
-    return f"{said[:1].lower()}{said[1:].rstrip('.')} ({context.command_path} --help)"
+    option = getattr(error, "option_name", None)
+    if isinstance(error, _NoSuchOption) and option and context is not None:
+        told = hint(option, arguments, known_options(context.command.params))
+        said = said if told is None else f"no such option: {cut(option)}; {told}"
+    said = str(UserError(f"{said[:1].lower()}{said[1:].rstrip('.')}"))
+    return said if context is None else f"{said} ({context.command_path} --help)"

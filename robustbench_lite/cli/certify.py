@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -47,11 +47,14 @@ def certify(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-certify")] = Path("rbl-certify"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Count everything again, also what is in DIR already.")
     ] = False,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Prove, image by image, up to which L2 radius no attack can change the answer of a smoothed classifier.
 
@@ -60,7 +63,7 @@ def certify(
     """
     with (
         stoppable(f"what is counted is in {out}, and the same command goes on from there"),
-        Bars(cells=1, quiet=quiet, found=None) as bars,
+        Bars(cells=1, quiet=quiet, log=log, verbose=verbose, found=None) as bars,
     ):
         from robustbench_lite.run.certify import certify as certify_it
 
@@ -81,6 +84,7 @@ def certify(
             data_root=None if data_root is None else str(data_root),
             download=download,
             allow_pickle=allow_pickle,
+            allow_code=allow_code,
             out=out,
             fresh=fresh,
             reporter=bars,

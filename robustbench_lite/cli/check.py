@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import one_of
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -88,6 +88,8 @@ def check(
     ),
     data_root: DataRoot = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Fail when a run is worse than a leaderboard, beyond chance.
 
@@ -115,7 +117,11 @@ def check(
 
     before = board_of(baseline) if baseline.is_dir() else Board.read(baseline)
     fresh = bool(time or speed)  # what an earlier run has computed was timed then
-    now = board_of(run) if run is not None else _rerun(baseline, runs, data_root, quiet=quiet, fresh=fresh)
+    now = (
+        board_of(run)
+        if run is not None
+        else _rerun(baseline, runs, data_root, quiet=quiet, log=log, verbose=verbose, fresh=fresh)
+    )
     limits = Limits(
         alpha=alpha, tolerance=tolerance, queries=queries or None, seconds=time or None, cost=speed or None, flags=form,
         fewer=allow_fewer,
@@ -142,7 +148,9 @@ def _write(texts: dict[Path | None, str]) -> None:
     write({path: text for path, text in texts.items() if path is not None})
 
 
-def _rerun(baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool, fresh: bool) -> "Board":
+def _rerun(
+    baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool, log: Path | None, verbose: bool, fresh: bool
+) -> "Board":
     """The leaderboard of the plan beside the baseline, evaluated now; `fresh`: all of it, whatever is there already."""
     from robustbench_lite.leaderboard.build import build
     from robustbench_lite.leaderboard.plan import BoardPlan
@@ -154,7 +162,7 @@ def _rerun(baseline: Path, runs: Path, data_root: Path | None, *, quiet: bool, f
     place, cells = runs / baseline.stem, plan.cells
     with (
         stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
-        Bars(cells=cells, quiet=quiet) as bars,
+        Bars(cells=cells, quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         root = None if data_root is None else str(data_root)
         return build(plan, place, data_root=root, reporter=bars, fresh=fresh)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import (
     FORMATS,
     complain,
@@ -91,7 +91,21 @@ def evaluate(
     ] = None,
     allow_pickle: Annotated[
         bool | None,
-        option(None, "Load pickles, which can run any code.", "--allow-pickle/--no-allow-pickle", default="no"),
+        option(
+            None,
+            "Load weights from pickles, without running code.",
+            "--allow-pickle/--no-allow-pickle",
+            default="no",
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool | None,
+        option(
+            None,
+            "Load files that run code of their own: pickled networks, exported programs.",
+            "--allow-code/--no-allow-code",
+            default="no",
+        ),
     ] = None,
     early_exit: Annotated[
         bool | None,
@@ -143,6 +157,8 @@ def evaluate(
     ] = False,
     format: Annotated[str, option("table|csv|json|markdown", "Of the table on stdout.", default="table")] = "table",
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Attack defended models and print how robust each of them is.
 
@@ -167,6 +183,7 @@ def evaluate(
             "data_root": None if data_root is None else str(data_root),
             "download": download,
             "allow_pickle": allow_pickle,
+            "allow_code": allow_code,
             "early_exit": early_exit,
             "diagnostics": diagnostics,
             "examples": examples,
@@ -180,7 +197,8 @@ def evaluate(
     if batch_size is not None:
         plan = replace(plan, batch_size=_count("batch_size", batch_size))
     many = _count("jobs", jobs)
-    result = _run(plan, out or Path("rbl-runs") / plan.digest, fresh=fresh, quiet=quiet, jobs=many)
+    bars = Bars(cells=_cells(plan), quiet=quiet, log=log, verbose=verbose)
+    result = _run(plan, out or Path("rbl-runs") / plan.digest, bars, fresh=fresh, jobs=many)
     if not quiet:
         _show(result, form)
     if result.failed:
@@ -197,14 +215,14 @@ def _count(name: str, text: str) -> int | None:
     return int(text)
 
 
-def _run(plan: Plan, out: Path, *, fresh: bool, quiet: bool, jobs: int | None) -> "Result":
+def _cells(plan: Plan) -> int:
     twice = 2 if plan.physical is not None and plan.eot != 0 else 1  # an attack by labels runs once, and counts less
-    cells = len(plan.models) * len(plan.chains) * len(plan.threats) * len(plan.attacks) * twice
+    return len(plan.models) * len(plan.chains) * len(plan.threats) * len(plan.attacks) * twice
+
+
+def _run(plan: Plan, out: Path, bars: Bars, *, fresh: bool, jobs: int | None) -> "Result":
     again = "the same command without --fresh" if fresh else "the same command"
-    with (
-        stoppable(f"what was computed is kept in {out}, and {again} goes on from there"),
-        Bars(cells=cells, quiet=quiet) as bars,
-    ):
+    with stoppable(f"what was computed is kept in {out}, and {again} goes on from there"), bars:
         from robustbench_lite.run.evaluate import run
 
         return run(plan, out=out, reporter=bars, fresh=fresh, jobs=jobs)

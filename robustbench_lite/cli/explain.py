@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -41,14 +41,17 @@ def explain(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-explain")] = Path("rbl-explain"),
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Map what a system looks at, on clean images and on the adversarial ones made of them.
 
     Writes explain.png (images and maps, one colour scale for all), explain.csv (a row an image) and explain.npz (the arrays).
     """
-    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet, log=log, verbose=verbose) as bars:
         from robustbench_lite.cache import writable
         from robustbench_lite.run.explain import explain as explain_it
 
@@ -67,6 +70,7 @@ def explain(
             data_root=None if data_root is None else str(data_root),
             download=download,
             allow_pickle=allow_pickle,
+            allow_code=allow_code,
             reporter=bars,
         )
         found.write(out)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from robustbench_lite.cli import latent
-from robustbench_lite.cli.options import DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show, show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -69,6 +69,8 @@ def train(
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train a generator and write it as a checkpoint with a card.
 
@@ -76,7 +78,10 @@ def train(
     has a row an epoch. A training that was stopped goes on where it was when the same is asked for again. One that came to
     nothing (no latent unit is active, all samples are the same) is a mistake, and nothing is written.
     """
-    with stoppable(f"{out} was not written, and the same command goes on with the training"), Bars(quiet=quiet) as bars:
+    with (
+        stoppable(f"{out} was not written, and the same command goes on with the training"),
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
+    ):
         from robustbench_lite.run.generate import train as train_it
 
         trained = train_it(
@@ -180,6 +185,8 @@ def measure(
     ] = True,
     data_root: Annotated[Path | None, option("DIR", "Where datasets lie.")] = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Measure generators: modes, what a classifier sees, copies, usefulness, inversion, latent arithmetic.
 
@@ -188,7 +195,10 @@ def measure(
     training images, accuracy of a classifier that learned from samples alone, inversion error. Trainings that differ in
     their seed alone share a row. What was measured before is kept.
     """
-    with stoppable("what was measured is kept, and the same command goes on"), Bars(quiet=quiet) as bars:
+    with (
+        stoppable("what was measured is kept, and the same command goes on"),
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
+    ):
         from robustbench_lite.run.quality import Options, measure_files
 
         frame = measure_files(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -39,13 +39,15 @@ def latent(
     download: Download = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-latent")] = Path("rbl-latent"),
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Search a generator's latent space for images of every class that the system takes for another.
 
     There is no norm: the rates belong to this generator and this judge. Writes latent.csv (a row an attempt),
     latent_summary.csv and latent.npz (the images, and what they are rendered from).
     """
-    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet, log=log, verbose=verbose) as bars:
         from robustbench_lite.run.latent import latent as search_it
 
         found = search_it(

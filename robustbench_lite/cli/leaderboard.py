@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_lite.cli.options import DataRoot, Quiet, option
+from robustbench_lite.cli.options import DataRoot, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import complain, show, show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -70,6 +70,8 @@ def build(
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that share the work.")] = 1,
     data_root: DataRoot = None,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Run the plan of a leaderboard, and write what its records say, ranked.
 
@@ -88,12 +90,12 @@ def build(
     place = runs / plan.stem
     generators = GeneratorPlan.load(plan)
     if generators is not None:
-        _build_generators(generators, target, place, data_root, quiet=quiet)
+        _build_generators(generators, target, place, data_root, quiet=quiet, log=log, verbose=verbose)
         return
     given = BoardPlan.load(plan)
     with (
         stoppable(f"what was computed is kept in {place}, and the same command goes on from there"),
-        Bars(cells=given.cells, quiet=quiet) as bars,
+        Bars(cells=given.cells, quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         board = make(given, place, data_root=None if data_root is None else str(data_root), reporter=bars, jobs=jobs)
     written = board.write(target, markdown(board, given, target.stem))
@@ -101,12 +103,21 @@ def build(
     print("Written: " + ", ".join(str(path) for path in written))
 
 
-def _build_generators(plan: "GeneratorPlan", target: Path, place: Path, data_root: Path | None, *, quiet: bool) -> None:
+def _build_generators(
+    plan: "GeneratorPlan",
+    target: Path,
+    place: Path,
+    data_root: Path | None,
+    *,
+    quiet: bool,
+    log: Path | None,
+    verbose: bool,
+) -> None:
     from robustbench_lite.leaderboard import generators
 
     with (
         stoppable(f"what was trained and measured is kept in {place}, and the same command goes on from there"),
-        Bars(quiet=quiet) as bars,
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
     ):
         written = generators.build(
             plan, target, place, data_root=data_root, progress=bars.training, begin=bars.begin
@@ -218,7 +229,7 @@ def validate(
     what its attacks have broken must break again, and what they left must hold. Rows that are trained on the spot have other
     weights on another processor, and are left out unless --train is given.
     """
-    from robustbench_lite.leaderboard.escapes import printable
+    from robustbench_lite.escaping import visible
     from robustbench_lite.leaderboard.files import belongs_to_another
 
     drawn = secrets.randbelow(10**6) if seed is None else seed
@@ -229,7 +240,7 @@ def validate(
         found = _faults(file)
         wrong += len(found)
         for fault in found:
-            complain(f"{file}: {printable(fault)}")
+            complain(f"{file}: {visible(fault)}")
         if not found:
             print(f"{file}: sound")
             if spot and not _of_generators([file]):

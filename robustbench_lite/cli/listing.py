@@ -9,6 +9,7 @@ import typer
 from robustbench_lite.cli.options import option
 from robustbench_lite.cli.printing import one_of, show
 from robustbench_lite.errors import unknown
+from robustbench_lite.escaping import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,8 +88,10 @@ def _table(kind: str, found: "Sequence[Description]") -> "Group":
     for name in (*facts, *["from"] * foreign):
         table.add_column(name)
     for one in found:
-        said = Text(f"broken: {one.error}", style="red") if one.error else Text(one.what)
-        table.add_row(one.name, said, *(one.facts.get(name, "") for name in facts), *[one.origin] * foreign)
+        said = Text(visible(f"broken: {one.error}"), style="red") if one.error else Text(visible(one.what))
+        told = [one.name, *(one.facts.get(name, "") for name in facts), *[one.origin] * foreign]
+        shown = [Text(visible(text)) for text in told]
+        table.add_row(shown[0], said, *shown[1:])
     for written, what in SOURCES.get(kind, {}).items():
         table.add_row(Text(written), Text(what))
     return Group(table, Text(f"More of one: rbl show {kind} {found[0].name if found else 'NAME'}"))

@@ -4,11 +4,12 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.errors import UserError, cut, nearest
+from robustbench_lite.escaping import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +21,10 @@ WIDTH = 100  # of a table that goes into a file or a pipe
 
 
 def complain(text: str) -> None:
-    """Say something on stderr; the help of a command as it is, everything else as `rbl: …`."""
-    print(text if text.startswith("Usage:") else f"rbl: {text}", file=sys.stderr, flush=True)
+    """Say something on stderr; the help of a command as it is, everything else as `rbl: …`, in one line."""
+    if not text.startswith("Usage:"):
+        text = f"rbl: {visible(' '.join(text.splitlines()))}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def one_of(what: str, given: str, accepted: tuple[str, ...]) -> str:
@@ -34,7 +37,7 @@ def one_of(what: str, given: str, accepted: tuple[str, ...]) -> str:
         return given.lower()
     guess = nearest(given, accepted)
     also = f"; did you mean {guess!r}?" if guess else ""
-    raise UserError(f"{what}={given}; accepted: {', '.join(accepted)}{also}")
+    raise UserError(f"{what}={cut(given)}; accepted: {', '.join(accepted)}{also}")
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -98,13 +101,21 @@ def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
         show(table, stderr=stderr)
 
 
+def show_unfinished(cells: Sequence[str], *, stderr: bool = False) -> None:
+    """The cells of a run that have not come to their end; nothing where all have."""
+    if cells:
+        from rich.text import Text
+
+        show(Text("\n" + "\n".join(map(visible, cells))), stderr=stderr)
+
+
 def show_claims(claims: "pd.DataFrame", environment: Mapping[str, Any], *, stderr: bool = False) -> None:
     """What defenses claim and what they are worth; nothing where none hides anything."""
     if len(claims):
         from robustbench_lite.results.claims import table
 
         known = environment.get("systems", {})
-        ways = {name: told["adaptive attacks"] for name, told in known.items() if isinstance(told, dict)}
+        ways = {name: told.get("adaptive attacks", {}) for name, told in known.items() if isinstance(told, dict)}
         show(table(claims, ways), stderr=stderr)
 
 
@@ -143,11 +154,11 @@ def show_frame(frame: "pd.DataFrame") -> None:
         side: Literal["left", "right"] = "right" if number else "left"
         table.add_column(Text(str(name).replace("_", " ")), justify=side, overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else str(value)) for value in row))
+        table.add_row(*(Text(f"{value:.2f}" if isinstance(value, float) else visible(str(value))) for value in row))
     show(table)
 
 
 def show_place(folder: Path, *, stderr: bool = False) -> None:
     """Where the files are, and how to look closer."""
-    text = f"\nFiles are in {folder}; look closer with: rbl report {shlex.quote(str(folder))} --details\n"
+    text = f"\nFiles are in {visible(str(folder))}; look closer with: rbl report {shlex.quote(visible(str(folder)))} --details\n"
     (sys.stderr if stderr else sys.stdout).write(text)

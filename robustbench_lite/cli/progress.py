@@ -1,149 +1,261 @@
-"""Live progress on stderr: a line for the present cell, a line for a training; silent where nobody watches."""
+"""How a long command tells what it does: a line that lives on a terminal, lines elsewhere, and a log.
 
+On a terminal one line is drawn anew a few times a second. Without one, and with --log or --verbose, there is a line when a cell
+or a training ends, and one a minute in between. --quiet leaves errors only, and the log.
+"""
+
+import logging
 import sys
+import threading
+import time
 import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
-from robustbench_lite.cli.printing import complain, console
+from robustbench_lite.cache import writing
+from robustbench_lite.cli.activity import Activity
+from robustbench_lite.cli.printing import complain
+from robustbench_lite.cli.screen import Screen
+from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import visible
+from robustbench_lite.run.reporter import CellEnd
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, Task, TaskID
-    from rich.text import Text
+#: seconds between two lines of one activity
+MINUTE = 60.0
 
 
 class Bars:
-    """The `Reporter` of the command line, as a context; the bars vanish at its end.
-
-    Without a terminal on stderr there are no bars, only notes; `quiet` silences the notes too, and warnings.
+    """The `Reporter` of the command line, as a context.
 
     Args:
-        cells: how many the plan has, to number them. found: what a sample is called that counts; None where none does.
+        cells: how many the plan has, to number them. quiet: nothing on stderr.
+        found: what a sample is called that counts; None where none does.
+        log: a file that gets every line, with the time. verbose: stages, batch sizes, threads, what came from the cache.
+        clock: seconds, for tests.
+
+    Raises:
+        UserError: on entering, the log cannot be written.
     """
 
-    def __init__(self, *, cells: int = 0, quiet: bool = False, found: str | None = "broken") -> None:
-        self._cells, self._quiet, self._found = cells, quiet, found
-        self._live = sys.stderr.isatty() and not quiet
-        self._bars: Progress | None = None
-        self._now: TaskID | None = None
-        self._training: TaskID | None = None
-        self._begun = 0
-        self._ended = self._broken = 0
+    def __init__(
+        self,
+        *,
+        cells: int = 0,
+        quiet: bool = False,
+        found: str | None = "broken",
+        log: Path | None = None,
+        verbose: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cells, self._quiet, self._counts = cells, quiet, found
+        self._log_path, self._verbose, self._clock = log, verbose, clock
+        live = sys.stderr.isatty() and not quiet
+        self._screen = Screen(clock) if live else None
+        self._lines = not quiet and (not live or verbose)
+        self._log: IO[str] | None = None
+        self._now = Activity(text="getting ready", began=clock())
+        self._training: Activity | None = None
+        self._begun, self._open, self._said = 0, False, clock()
+        self._ended: set[str] = set()
+        self._lock, self._over = threading.RLock(), threading.Event()
+
+    # -- as a context ------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "Bars":
+        if self._log_path is not None:
+            with writing(self._log_path.parent):
+                self._log_path.parent.mkdir(parents=True, exist_ok=True)
+                self._log = self._log_path.open("a", encoding="utf-8", errors="backslashreplace")
+            self._write(f"begins: {' '.join(map(_quoted, sys.argv[1:]))}")
         self._warn, warnings.showwarning = warnings.showwarning, self._warning
-        if self._live:
-            self._bars = _progress()
-            self._bars.start()
-            self._now = self._bars.add_task("getting ready", total=None, state="")
+        self._handler = _Details(self._line)
+        if self._verbose:
+            _LOGGER.addHandler(self._handler)
+            self._level = _LOGGER.level
+            _LOGGER.setLevel(logging.INFO)
+        if self._screen is not None:
+            self._screen.start()
+            self._screen.show(self._now)
+        if self._lines or self._log is not None:
+            threading.Thread(target=self._tell_every_minute, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         warnings.showwarning = self._warn
-        if self._bars is not None:
-            self._bars.stop()
+        if self._verbose:
+            _LOGGER.removeHandler(self._handler)
+            _LOGGER.setLevel(self._level)
+        with self._lock:
+            if error is None:
+                self._close()
+            if self._screen is not None:
+                self._screen.stop()
+            if self._log is not None:
+                self._write("ends" if error is None else _stopped(error))
+                self._log.close()
+                self._log = None
+
+    # -- the reporter ------------------------------------------------------------------------------------------------
 
     def begin(self, text: str, total: int) -> None:
         """The next cell, or (with a total of 0) something short that is not counted."""
-        self._end_training()
-        self._ended = self._broken = 0
-        self._begun += bool(total)
-        number = f"{self._begun}/{self._cells}  " if total and self._cells else ""
-        self._replace(f"{number}{text}", total or None)
+        with self._lock:
+            self._training = None
+            again = text == self._now.text and self._open  # in smaller micro-batches
+            if not again:
+                self._close()
+                self._begun += bool(total)
+            number = f"{self._begun}/{self._cells}  " if total and self._cells else ""
+            self._start(Activity(text=text, began=self._clock(), total=total, counts=self._counts, number=number))
+            self._open = total > 0
 
     def advance(self, done: int, broken: int) -> None:
         """That many more samples have ended, and that many of them are broken."""
-        self._ended, self._broken = self._ended + done, self._broken + broken
-        if self._bars is None or self._now is None or not self._ended:
-            return
-        share = 100 * self._broken / self._ended
-        self._bars.update(self._now, advance=done, state=f"{share:.1f} % {self._found}" if self._found else "")
+        with self._lock:
+            self._now.advance(done, broken, self._clock())
+            self._show(self._now)
+
+    def progress(self, stage: str, step: int, steps: int, broken: int, left: int, share: float) -> None:
+        """Where the present cell is; see `Reporter.progress`."""
+        with self._lock:
+            now = self._now
+            now.stage, now.step, now.steps, now.broken, now.left = stage, step, steps, broken, left
+            now.at(share, self._clock())
+            self._show(now)
+
+    def end(self, cell: CellEnd) -> None:
+        """A cell has ended: a line, once; one that failed is told in any case."""
+        with self._lock:
+            self._open = False
+            if cell.text in self._ended:
+                return
+            self._ended.add(cell.text)
+            if cell.failed:
+                self.note(str(cell))
+            else:
+                self._line(str(cell))
 
     def training(self, done: int, total: int, text: str) -> None:
-        """A training has done so many of its steps; the text says how well."""
-        if self._bars is None:
-            return
-        if self._training is None:
-            self._drop()
-            self._training = self._bars.add_task("training", total=total, state="", counted=False)
-        about = f"training · {text}" if text else "training"
-        self._bars.update(self._training, completed=done, total=total, description=about)
-        if done >= total:
-            self._end_training()
+        """A training has done so many of its steps; the text says which, and how well."""
+        with self._lock:
+            now = self._clock()
+            if self._training is None:
+                self._training = Activity(text="training", began=now, counts=None)
+                self._said = now
+                self._line(f"training begins: {text}" if text else "training begins")
+            task = self._training
+            task.text, task.total, task.ended = f"training · {text}" if text else "training", total, done
+            task.at(done / max(total, 1), now)
+            self._show(task)
+            if done >= total:
+                self._line(f"training ended after {now - task.began:.1f} s: {text}")
+                self._training = None
+                self._show(self._now)
 
     def together(self, done: int, total: int, text: str) -> None:
         """Other processes have done so many of all tasks, and are at these."""
-        if self._bars is None or self._now is None:
-            return
-        if not done or done >= total:
-            self._replace("sharing the work", total if done < total else None)
-        self._bars.update(self._now, completed=done, description=text or "collecting")
+        with self._lock:
+            if not done or done >= total:
+                shared = Activity(text="", began=self._clock(), total=total if done < total else 0, counts=None)
+                self._start(shared)
+            self._now.text = f"sharing the work · {text}" if text else "collecting"
+            self._now.advance(done - self._now.ended, 0, self._clock())
+            self._show(self._now)
 
     def note(self, text: str) -> None:
         """Something to know that stays on the screen."""
-        if self._quiet:
+        text = visible(text)
+        with self._lock:
+            self._write(text)
+            if self._quiet:
+                return
+            if self._screen is not None:
+                self._screen.print(f"rbl: {text}")
+            else:
+                complain(text)
+
+    # -- lines -------------------------------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Say how far the present activity is, if nothing was said of it for a minute."""
+        with self._lock:
+            now = self._clock()
+            if now - self._said >= MINUTE:
+                self._line((self._training or self._now).line(now))
+
+    def _tell_every_minute(self) -> None:
+        while not self._over.wait(1.0):
+            self.tell()
+
+    def _line(self, text: str) -> None:
+        """A line of progress: to the log, and to stderr where no line lives there."""
+        text = visible(text)
+        with self._lock:
+            self._said = self._clock()
+            self._write(text)
+            if not self._lines:
+                return
+            if self._screen is not None:
+                self._screen.print(f"rbl: {text}")
+            else:
+                complain(text)
+
+    def _write(self, text: str) -> None:
+        if self._log is None:
             return
-        if self._bars is not None:
-            self._bars.console.print(f"rbl: {text}", markup=False, soft_wrap=True)
-        else:
-            complain(text)
+        try:
+            self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+            self._log.flush()
+        except OSError:  # a full disk must not end the run: what is computed is written elsewhere
+            self._log = None
 
-    def _replace(self, text: str, total: int | None) -> None:
-        self._drop()
-        if self._bars is not None:
-            self._now = self._bars.add_task(text, total=total, state="")
+    def _start(self, activity: Activity) -> None:
+        self._now, self._said = activity, self._clock()
+        self._show(activity)
 
-    def _drop(self) -> None:
-        if self._bars is not None and self._now is not None:
-            self._bars.remove_task(self._now)
-            self._now = None
+    def _show(self, activity: Activity) -> None:
+        if self._screen is not None:
+            self._screen.show(activity)
 
-    def _end_training(self) -> None:
-        if self._bars is not None and self._training is not None:
-            self._bars.remove_task(self._training)
-            self._training = None
-            self._replace("getting ready", None)
+    def _close(self) -> None:
+        """Tell the end of a counted activity whose end nobody tells."""
+        if self._open and self._now.ended:
+            now, self._open = self._now, False
+            counts = f"{now.broken}/{now.total} {now.counts}" if now.counts else f"{now.ended}/{now.total}"
+            self._line(f"{now.text}: {counts}, {self._clock() - now.began:.1f} s")
 
     def _warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         self.note(f"warning: {message}")
 
 
-def _progress() -> "Progress":
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-    from rich.table import Column
-    from rich.text import Text
-
-    class Amount(ProgressColumn):
-        def render(self, task: "Task") -> "Text":
-            counted = task.total is not None and task.fields.get("counted", True)
-            return Text(f"{task.completed:.0f}/{task.total:.0f}" if counted else "", justify="right")
-
-    class Clock(ProgressColumn):
-        """Time gone, and about how much is left."""
-
-        def render(self, task: "Task") -> "Text":
-            left = "" if task.total is None else f" +{_minutes(task.time_remaining)}"
-            return Text(f"{_minutes(task.elapsed)}{left}", style="dim")
-
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=12),
-        Amount(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
-        Clock(table_column=Column(no_wrap=True)),
-        console=console(stderr=True),
-        transient=True,
-        expand=True,
-        refresh_per_second=5,
-    )
+_LOGGER = logging.getLogger("robustbench_lite")
 
 
-def _minutes(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    whole = int(seconds)
-    hours = f"{whole // 3600}:{whole // 60 % 60:02d}:" if whole >= 3600 else f"{whole // 60}:"
-    return f"{hours}{whole % 60:02d}"
+class _Details(logging.Handler):
+    """What modules log of their work, as lines."""
+
+    def __init__(self, line: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._line(record.getMessage())
+
+
+def _stopped(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return f"stopped: {visible(told)}"
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return visible(shlex.quote(word))

@@ -15,6 +15,7 @@ from robustbench_lite.cli.printing import (
     show_physical,
     show_reconstruction,
     show_results,
+    show_unfinished,
 )
 from robustbench_lite.errors import UserError
 
@@ -39,7 +40,8 @@ def report(
 ) -> None:
     """Print the tables of a run again, from the records in its folder alone.
 
-    Nothing is computed or changed. Of a run that was stopped it shows the cells that are complete.
+    Nothing is computed or changed. Of a run that was stopped it shows the cells that are complete, and names those of the plan
+    that are not.
     """
     form = one_of("format", format, FORMATS)
     if html is not None:
@@ -50,7 +52,13 @@ def report(
     from robustbench_lite.results.metrics import summarise
     from robustbench_lite.results.stages import by_stage
     from robustbench_lite.run.evaluate import expected_of
-    from robustbench_lite.run.output import read_environment, read_physical, read_reconstruction, read_run
+    from robustbench_lite.run.run_folder import (
+        read_environment,
+        read_physical,
+        read_reconstruction,
+        read_run,
+        unfinished,
+    )
 
     records, timings, diagnostics = read_run(folder)
     expected = expected_of(timings)
@@ -62,6 +70,7 @@ def report(
     show_physical(read_physical(folder), stderr=form != "table")
     show_reconstruction(read_reconstruction(folder), stderr=form != "table")
     show_checks(diagnostics, stderr=form != "table")
+    show_unfinished(unfinished(folder, records, timings), stderr=form != "table")
 
 
 def _page(folder: Path, path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show_frame
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
@@ -48,8 +48,11 @@ def rubbish(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     out: Annotated[Path, option("DIR", "Where the files go.", default="rbl-rubbish")] = Path("rbl-rubbish"),
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Draw noise, and see how often the system is sure of a class: at once, after one gradient step, after several.
 
@@ -57,7 +60,7 @@ def rubbish(
     gaussian is N(0, 1) clipped to the box [0, 1]; gaussian-unclipped is N(0, 1) as it is, which no camera shows.
     An image that still looks like what it was is no rubbish: rbl evaluate --attack sqloss --threat L2 looks for that.
     """
-    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet) as bars:
+    with stoppable(f"nothing was written to {out}"), Bars(cells=1, quiet=quiet, log=log, verbose=verbose) as bars:
         from robustbench_lite.run.rubbish import STARTS
         from robustbench_lite.run.rubbish import rubbish as rubbish_it
 
@@ -77,6 +80,7 @@ def rubbish(
             data_root=None if data_root is None else str(data_root),
             download=download,
             allow_pickle=allow_pickle,
+            allow_code=allow_code,
             out=out,
             reporter=bars,
         )

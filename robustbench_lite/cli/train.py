@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_lite.cli.options import AllowPickle, DataRoot, Device, Download, Quiet, option
+from robustbench_lite.cli.options import AllowCode, AllowPickle, DataRoot, Device, Download, Log, Quiet, Verbose, option
 from robustbench_lite.cli.printing import show
 from robustbench_lite.cli.progress import Bars
 from robustbench_lite.cli.stopping import stoppable
+from robustbench_lite.escaping import visible
 
 if TYPE_CHECKING:
     from robustbench_lite.run.train import Spread
@@ -65,10 +66,13 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     allow_pickle: AllowPickle = False,
+    allow_code: AllowCode = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again, even if the same was trained before and kept in the cache.")
     ] = False,
     quiet: Quiet = False,
+    log: Log = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model and write it as a checkpoint with a card.
 
@@ -76,7 +80,10 @@ def train(
     checkpoint is loaded again by --model checkpoint:FILE. FILE.history.csv and FILE.history.png tell of every epoch. A
     training that was stopped goes on where it was when the same is asked for again.
     """
-    with stoppable(f"{out} was not written, and the same command goes on with the training"), Bars(quiet=quiet) as bars:
+    with (
+        stoppable(f"{out} was not written, and the same command goes on with the training"),
+        Bars(quiet=quiet, log=log, verbose=verbose) as bars,
+    ):
         from robustbench_lite.run.train import train as train_it
         from robustbench_lite.run.train import train_seeds
 
@@ -104,6 +111,7 @@ def train(
                 data_root=data_root,
                 download=download,
                 allow_pickle=allow_pickle,
+                allow_code=allow_code,
                 use_cache=not fresh,
                 progress=progress,
             )
@@ -124,7 +132,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(card):
-        table.add_row(Text(name, style="bold"), Text(value))
+        table.add_row(Text(visible(name), style="bold"), Text(visible(value)))
     show(table)
     name = shlex.quote(f"checkpoint:{out}")
     sys.stdout.write(f"\nThe checkpoint is {out}; evaluate it with:\n  rbl evaluate --model {name} --defense none\n")
@@ -132,11 +140,12 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
 def _show_spread(spread: "Spread") -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("seed", "clean", "robust", "checkpoint", box=None, pad_edge=False, show_footer=False)
     for seed, card, file in zip(spread.seeds, spread.cards, spread.files, strict=True):
         robust = _percent(card["robust_accuracy"]) + ("!" if "catastrophic_overfitting" in card["training"] else "")
-        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, str(file))
+        table.add_row(str(seed), _percent(card["clean_accuracy"]), robust, Text(visible(str(file))))
     spans = [spread.of(name) for name in ("clean_accuracy", "robust_accuracy")]
     table.add_row("mean", *(_percent(mean) for mean, _, _ in spans), "")
     table.add_row("range", *(f"{_percent(low)}..{_percent(high)}" for _, low, high in spans), "")

@@ -1,6 +1,5 @@
 """A labelled set of images, kept as it is stored; a batch becomes float32 in [0, 1] only when it is asked for."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from robustbench_lite import hashing
+from robustbench_lite.hashing import Hasher
 
 Split = Literal["train", "test"]
 Indices = Sequence[int] | np.ndarray
@@ -25,7 +27,7 @@ class Images(Protocol):
         """The images at these positions, (m, c, h, w), uint8 or float32 in [0, 1]."""
         ...
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash what the images are."""
         ...
 
@@ -39,7 +41,9 @@ class Dataset:
         shape: (c, h, w) of every image. class_names: None where the classes have no names, so that their number is only
             what the labels reach.
         default_samples: which samples an evaluation takes when nobody says (see `choose`).
-        provenance: of images that were made, how: the generator, the judge, how many were turned away; for records.
+        provenance: how the images came to be what they are: a generator and its judge, or what of files was converted and
+            skipped; for records.
+        notes: the same in sentences, to be told once.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Dataset:
     split: Split = "test"
     default_samples: str = "all"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +80,7 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        state = hashlib.blake2b(digest_size=16)
+        state = hashing.new()
         state.update(repr((self.shape, self.num_classes, len(self))).encode())
         state.update(np.ascontiguousarray(self.labels).tobytes())
         self.images.feed(state)
@@ -102,7 +107,7 @@ class ArrayImages:
         """The images at these positions, (m, c, h, w)."""
         return self._nchw(self.array[indices])
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash type and pixels, in blocks so that no second copy of everything is made."""
         state.update(self.array.dtype.str.encode())
         for begin in range(0, len(self.array), 1024):

@@ -1,126 +1,226 @@
 """Image files that are decoded only when a batch asks for them."""
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robustbench_lite.data.decoding import TREATMENTS, USUAL, Conversion, UnreadableError, decode, header
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher, hash_file
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-_GREY = {"1", "L", "LA"}
-# What becomes grey or RGB without guessing; 16-bit and float images would have to be scaled.
-_MODES = _GREY | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+SUFFIXES = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".avif", ".tga", ".pcx"),
+        *(".sgi", ".qoi"),
+    )
+)
+#: what a user is told of them
+_USUAL = ".png, .jpg, .jpeg, .bmp, .gif, .webp, .tiff, .pgm, .ppm, .jp2, .avif and their kin"
+#: formats of images that are not read
+_OTHERS = frozenset(
+    (
+        *(".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef"),
+        *(".arw", ".orf", ".rw2", ".eps", ".ps", ".pdf", ".dcm", ".nii", ".ico", ".npy", ".npz", ".mat", ".h5"),
+    )
+)
+#: how many files that cannot be read are named
+_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FileImages:
-    """Files under `top`, decoded to `shape` (c, h, w), uint8.
+    """Files under `top`, decoded to `shape` (c, h, w), uint8, or float32 in [0, 1] where the conversion has a scale.
 
-    Transparency is dropped. With `resize` the shorter side is resized to it and the centre is cropped to (h, w), as
-    torchvision's presets do it (bilinear, antialiased); without, every file must have the size (h, w).
+    Args:
+        resize: resize the shorter side to it and crop the centre to (h, w), as torchvision's presets do it; without it,
+            every file must have the size (h, w). treated: what is converted, of the files that are not taken as they are.
     """
 
     top: Path
     files: tuple[Path, ...]
     shape: tuple[int, int, int]
     resize: int | None = None
+    conversion: Conversion = USUAL
+    treated: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """Decode these files, (m, c, h, w) uint8.
+        """Decode these files, (m, c, h, w).
 
         Raises:
             UserError: a file that cannot be decoded or has another size.
         """
-        decoded = np.empty((len(indices), *self.shape), dtype=np.uint8)
+        kind = np.uint8 if self.conversion.scale is None else np.float32
+        decoded = np.empty((len(indices), *self.shape), dtype=kind)
         for row, index in enumerate(indices):
-            decoded[row] = self._decode(self.files[index])
+            decoded[row] = decode(self.files[index], self.shape, self.conversion, self.resize)
         return decoded
 
-    def feed(self, state: hashlib.blake2b) -> None:
-        """Hash each file's name under `top` and its bytes, and how they are cropped."""
+    def feed(self, state: Hasher) -> None:
+        """Hash each file's name under `top` and its bytes, how they are cropped, and what else changes pixels.
+
+        Of images that need no conversion nothing but the first two is hashed, as ever.
+        """
         state.update(repr((self.shape, self.resize)).encode())
         for file in self.files:
-            state.update(file.relative_to(self.top).as_posix().encode() + b"\0")
-            state.update(hashlib.blake2b(file.read_bytes()).digest())
+            state.update(os.fsencode(file.relative_to(self.top).as_posix()) + b"\0")
+            state.update(bytes.fromhex(hash_file(file, 64)))
+        for fact in self._facts():
+            state.update(repr(fact).encode())
 
-    def _decode(self, file: Path) -> np.ndarray:
-        from PIL import Image
+    def _facts(self) -> list[object]:
+        """What changes pixels besides the shape; only what is not as usual."""
+        way, scale = self.conversion.interpolation, self.conversion.scale
+        facts: list[object] = [] if way == "bilinear" or self.resize is None else [way]
+        facts += [] if scale is None else [scale]
+        rules = (self.conversion.background, self.conversion.exif)
+        odd = [(place, self.treated[file]) for place, file in enumerate(self.files) if file in self.treated]
+        return [*facts, rules, *odd] if odd else facts
 
-        c, h, w = self.shape
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """What the headers of the files say.
+
+    Args:
+        size: (h, w) of all, or None where they differ. smallest: the shortest side of any. treated: what is converted, of
+            the files that are not taken as they are. grey: whether all are.
+    """
+
+    size: tuple[int, int] | None
+    smallest: int
+    grey: bool
+    treated: Mapping[Path, tuple[str, ...]]
+    #: the first file, and the first that has another size, with their sizes
+    differing: tuple[tuple[Path, tuple[int, int]], ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """How many images get each treatment."""
+        found = Counter(name for names in self.treated.values() for name in names)
+        return {name: found[name] for name in TREATMENTS if found[name]}
+
+    def common_size(self) -> tuple[int, int]:
+        """The size of all.
+
+        Raises:
+            UserError: they differ.
+        """
+        if self.size is None:
+            (first, one), (file, other) = self.differing
+            raise UserError(
+                f"{file} has {other[1]} x {other[0]} pixels but others {one[1]} x {one[0]} ({first.name}); resize and"
+                f" crop them all with ;size={min(*one, *other)}"
+            )
+        return self.size
+
+
+def scan(files: Iterable[Path], conversion: Conversion) -> Scanned:
+    """Read the headers.
+
+    Raises:
+        UserError: files that are no images, or have pixels that cannot be used; as many are named as a sentence holds.
+    """
+    sizes: dict[tuple[int, int], Path] = {}
+    treated: dict[Path, tuple[str, ...]] = {}
+    bad: list[UnreadableError] = []
+    names: list[Path] = []
+    grey = True
+    for file in files:
         try:
-            with Image.open(file) as image:
-                picture = image.convert("L" if c == 1 else "RGB")
-        except Exception as error:  # each format's decoder fails in its own way
-            raise UserError(f"{file} cannot be decoded ({error})") from error
-        if self.resize is not None:
-            picture = _centre(picture, self.resize, h)
-        if picture.size != (w, h):
-            raise UserError(f"{file} has {picture.width} x {picture.height} pixels; the others have {w} x {h}")
-        pixels = np.asarray(picture)
-        return pixels[None] if c == 1 else pixels.transpose(2, 0, 1)
+            known = header(file, conversion)
+        except UnreadableError as error:
+            bad.append(error)
+            names.append(file)
+            continue
+        sizes.setdefault(known.size, file)
+        grey = grey and known.grey
+        if known.treated:
+            treated[file] = known.treated
+    if bad:
+        raise UserError(f"{bad[0]}{_more(names[1:])}")
+    return Scanned(
+        size=next(iter(sizes)) if len(sizes) == 1 else None,
+        smallest=min(min(size) for size in sizes),
+        grey=grey,
+        treated=treated,
+        differing=tuple((file, size) for size, file in list(sizes.items())[:2]),
+    )
 
 
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files in a folder and the folders below it, sorted by name.
+def _more(files: Sequence[Path]) -> str:
+    """`; nor can 5 others be used: a.png, b.png, …`"""
+    if not files:
+        return ""
+    shown = ", ".join(str(file) for file in files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
+    return f"; {len(files)} more cannot be used: {shown}" if len(files) > 1 else f"; nor can {shown} be used"
+
+
+@dataclass(kw_only=True)
+class Skipped:
+    """Files that were passed over, counted by their suffix or name; those of images in formats that are not read."""
+
+    plain: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[str] = field(default_factory=Counter)
+
+    def add(self, file: Path) -> None:
+        suffix = file.suffix.lower()
+        if file.name.startswith("._"):  # macOS keeps facts about x.jpg in ._x.jpg
+            self.plain["._*"] += 1
+        elif file.name.startswith(".") or not suffix:
+            self.plain[file.name if file.name.startswith(".") else "without suffix"] += 1
+        else:
+            (self.pictures if suffix in _OTHERS else self.plain)[suffix] += 1
+
+    def sentences(self) -> list[str]:
+        """`7 files are no images: .txt (5), .DS_Store (2)`; nothing where there is none."""
+        return [
+            f"{total:,} {'file is' if total == 1 else 'files are'} {what}: {_listed(found)}{cure}"
+            for found, what, cure in (
+                (self.plain, "no images", ""),
+                (self.pictures, "in formats that are not read", "; save them as PNG to use them"),
+            )
+            if (total := found.total())
+        ]
+
+
+def _listed(found: Counter[str]) -> str:
+    shown = [f"{name[:40]} ({count:,})" for name, count in found.most_common(6)]
+    return ", ".join(shown) + (", …" if len(found) > len(shown) else "")
+
+
+def image_files(folder: Path, skipped: Skipped) -> tuple[Path, ...]:
+    """The image files in a folder and the folders below it, sorted by name; hidden folders are left out.
+
+    Args:
+        skipped: counts the other files.
 
     Raises:
         UserError: there are none.
     """
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    found: list[Path] = []
+    own = Skipped()
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        for name in names:
+            file = Path(place) / name
+            if name.startswith(".") or file.suffix.lower() not in SUFFIXES:
+                own.add(file)
+                skipped.add(file)
+            elif file.is_file():
+                found.append(file)
     if not found:
-        raise UserError(f"{folder} has no images; accepted: {', '.join(sorted(SUFFIXES))}")
+        held = "; ".join(own.sentences())
+        raise UserError(f"{folder} has no images; accepted: {_USUAL}{f' ({held})' if held else ''}")
     return tuple(sorted(found, key=lambda file: file.relative_to(folder).as_posix()))
 
 
-def scan(files: Iterable[Path], *, same_size: bool) -> tuple[tuple[int, int], bool]:
-    """The size (h, w) of the first image, and whether all are grey; reads no more than the headers.
-
-    Raises:
-        UserError: a file that is not an image or has a pixel format that would have to be scaled; another size than
-            the first one's, with `same_size`.
-    """
-    first: tuple[int, int] | None = None
-    grey = True
-    for file in files:
-        size, mode = _header(file)
-        first = first or size
-        grey = grey and mode in _GREY
-        if same_size and size != first:
-            raise UserError(
-                f"{file} has {size[1]} x {size[0]} pixels but others {first[1]} x {first[0]}; resize and crop them all"
-                f" with ;size={min(*first, *size)}"
-            )
-    assert first is not None
-    return first, grey
-
-
-def _header(file: Path) -> tuple[tuple[int, int], str]:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            size, mode = (image.height, image.width), image.mode
-    except Exception as error:  # as above
-        raise UserError(f"{file} is not an image that can be read ({error})") from error
-    if mode not in _MODES:
-        raise UserError(f"{file} has pixels of type {mode}; accepted: 8 bits a channel (grey or RGB)")
-    return size, mode
-
-
-def _centre(picture: "Image", shorter: int, size: int) -> "Image":
-    from PIL import Image
-
-    w, h = picture.size
-    w, h = (shorter, int(shorter * h / w)) if w <= h else (int(shorter * w / h), shorter)
-    left, top = round((w - size) / 2), round((h - size) / 2)
-    return picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+def hidden(name: str) -> bool:
+    """Whether a folder is none of the user's: `.git`, `.thumbnails`, what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"

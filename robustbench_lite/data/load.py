@@ -7,12 +7,20 @@ from typing import Any, cast
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import call
 from robustbench_lite.data.base import Dataset, Split
+from robustbench_lite.data.expected import NOTHING, Expected
 from robustbench_lite.errors import UserError, unknown
 
 _FILES = ("npz", "folder", "generated", "versus")
 
 
-def load(spec_text: str, split: Split = "test", *, root: Path | None = None, download: bool = False) -> Dataset:
+def load(
+    spec_text: str,
+    split: Split = "test",
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    expected: Expected = NOTHING,
+) -> Dataset:
     """The split of a dataset: `digits`, `cifar10`, `npz:FILE;train=FILE`, `folder:DIR;size=224`,
     `generated:FILE;count=1000`, `versus:FILE;dataset=digits`.
 
@@ -23,6 +31,7 @@ def load(spec_text: str, split: Split = "test", *, root: Path | None = None, dow
         split: `train` or `test`.
         root: where torchvision's sets lie; else `$RBL_DATA_ROOT`, else the cache folder.
         download: fetch what is missing.
+        expected: what models expect of a folder's images; the name of the dataset says what came of it.
 
     Raises:
         UserError: an unknown name or option, missing or unreadable files, images or labels out of range.
@@ -32,8 +41,8 @@ def load(spec_text: str, split: Split = "test", *, root: Path | None = None, dow
     spec = specs.parse_source(spec_text)
     kind, colon, place = spec.name.partition(":")
     if colon and kind.lower() in _FILES:
-        places = {"root": root, "download": download} if kind.lower() == "versus" else {}
-        return _from_files(kind.lower(), place, spec, split, **places)
+        more: dict[str, Any] = {"versus": {"root": root, "download": download}, "folder": {"expected": expected}}
+        return _from_files(kind.lower(), place, spec, split, **more.get(kind.lower(), {}))
     if colon and kind.lower() not in plugins.names("dataset"):
         raise unknown("dataset", kind, [*plugins.names("dataset"), *_FILES], "rbl list datasets")
     named = specs.parse(spec.name)
@@ -43,16 +52,27 @@ def load(spec_text: str, split: Split = "test", *, root: Path | None = None, dow
 
 
 def _from_files(kind: str, place: str, spec: specs.Spec, split: Split, **more: Any) -> Dataset:
-    from robustbench_lite.data import folders, generated, npz, versus
-
     if not place:
         raise UserError(f"{kind}: names no file; write {kind}:PATH")
+    name = str(specs.Spec(f"{kind}:{place}", spec.options, ";"))
+    given = {"split": split, "path": Path(place).expanduser(), "spec": name, **more}
+    return cast(Dataset, call(source(kind), spec.options, name=f"{kind}:{place}", **given))
+
+
+def source(kind: str) -> Callable[..., Dataset]:
+    """What reads `npz:`, `folder:`, `generated:` or `versus:`; its keyword-only parameters are the options of a spec.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from robustbench_lite.data import folders, generated, npz, versus
+
     readers: dict[str, Callable[..., Dataset]] = {
         "npz": npz.load,
         "folder": folders.load,
         "generated": generated.load,
         "versus": versus.load,
     }
-    name = str(specs.Spec(f"{kind}:{place}", spec.options, ";"))
-    given = {"split": split, "path": Path(place), "spec": name, **more}
-    return cast(Dataset, call(readers[kind], spec.options, name=f"{kind}:{place}", **given))
+    if kind not in readers:
+        raise unknown("dataset", kind, _FILES)
+    return readers[kind]

@@ -1,5 +1,7 @@
 """`npz:FILE`: arrays x and y saved by `numpy.savez`."""
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -7,7 +9,10 @@ import numpy as np
 
 from robustbench_lite.data.base import ArrayImages, Dataset, Split
 from robustbench_lite.data.checks import check_labels, check_pixels, class_count
+from robustbench_lite.data.places import is_dir, is_file, shown
+from robustbench_lite.data.values import check_values, told, values_of
 from robustbench_lite.errors import UserError
+from robustbench_lite.specs import parse_source
 
 _HOW = "save it with numpy.savez(FILE, x=images, y=labels)"
 Layout = Literal["nchw", "nhwc"]
@@ -21,24 +26,33 @@ def load(
     train: str | None = None,
     classes: int | None = None,
     layout: Layout | None = None,
+    scale: float | None = None,
 ) -> Dataset:
-    """A file's images as the test split.
+    """A file's images as the test split: arrays x and y that numpy.savez wrote.
 
     x is (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or float in [0, 1]; y is (n,), whole numbers from 0.
 
     Args:
-        train: another such file, the training split. classes: how many there are, if the labels do not reach the last.
+        train: another such file, the training split.
+        classes: how many there are, if the labels do not reach the last.
         layout: `nchw` or `nhwc`, where the shape does not tell.
+        scale: the stored level that is white, such as 16 or 65535; if left out, 255 of uint8 and 1 of float.
 
     Raises:
         UserError: a missing or damaged file, a pickle, or arrays that are not images and labels.
     """
-    files = {"test": path} if train is None else {"test": path, "train": Path(train)}
+    files = {"test": path} if train is None else {"test": path, "train": Path(train).expanduser()}
     if split not in files:
         raise UserError(f"{spec} is test data; name what is trained on with ;train=FILE")
+    if scale is not None and scale <= 0:
+        raise UserError(f"{spec}: scale={scale:g}; accepted: the level that is white, such as 16 or 255")
     labels = {part: _array(file, "y") for part, file in files.items()}
     counts = [_count(classes, labels[part], file) for part, file in files.items()]
-    images = _images(files[split], layout)
+    x = _pixels(files[split], scale)
+    images = _images(x, layout, files[split])
+    values = values_of(x, 1.0 if scale is not None else None)
+    if scale is None or values.low == values.high:
+        check_values(values, str(files[split]), floats=x.dtype != np.uint8)
     return Dataset(
         name=spec,
         images=images,
@@ -46,6 +60,8 @@ def load(
         num_classes=max(counts),
         shape=images.shape,
         split=split,
+        notes=(told(parse_source(spec).name, len(images), images.shape, values),),
+        provenance={"images": len(images), "scale": scale, "levels": values.facts()},
     )
 
 
@@ -56,8 +72,11 @@ def _count(classes: int | None, y: np.ndarray, path: Path) -> int:
     return class_count(classes, check_labels(y, y.shape[0] if y.ndim else 1, str(path), classes), str(path))
 
 
-def _images(path: Path, layout: Layout | None) -> ArrayImages:
-    x = check_pixels(_array(path, "x"), str(path))
+def _pixels(path: Path, scale: float | None) -> np.ndarray:
+    return check_pixels(_array(path, "x"), str(path), scale=scale, option=True)
+
+
+def _images(x: np.ndarray, layout: Layout | None, path: Path) -> ArrayImages:
     if x.ndim == 3:
         return ArrayImages(x)
     if x.ndim != 4:
@@ -74,14 +93,17 @@ def _layout(x: np.ndarray, path: Path) -> Layout:
 
 
 def _array(path: Path, key: str) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    if not is_file(path):
+        raise UserError(
+            f"{shown(path)} is a folder; accepted: FILE.npz" if is_dir(path) else f"there is no file {shown(path)}"
+        )
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             raise UserError(f"{path} is one array, not an .npz; {_HOW}")
         with content:
             if key in content.files:
+                _check_memory(content.zip, path)
                 return np.asarray(content[key])
             has = ", ".join(content.files) or "nothing"
     except UserError:
@@ -91,7 +113,23 @@ def _array(path: Path, key: str) -> np.ndarray:
     raise UserError(f"{path} has no array {key!r}; it has {has}; {_HOW}")
 
 
+def _check_memory(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a file that claims to unpack to more than the memory of the machine, before it is unpacked.
+
+    Raises:
+        UserError: it does.
+    """
+    claimed = sum(item.file_size for item in archive.infolist())
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return
+    if claimed > memory > 0:
+        raise UserError(f"{path} unpacks to {claimed / 2**30:.1f} GiB, and the memory holds {memory / 2**30:.1f} GiB")
+
+
 def _unreadable(path: Path, error: Exception) -> str:
     if "pickle" in str(error).lower():
         return f"{path} contains Python objects (a pickle), which could run code; accepted: arrays of numbers"
-    return f"{path} is not a readable .npz file ({type(error).__name__}: {error})"
+    why = " ".join(str(error).split())[:200]
+    return f"{path} is not a readable .npz file ({type(error).__name__}{f': {why}' if why else ''})"

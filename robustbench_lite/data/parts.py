@@ -1,11 +1,11 @@
 """Some of the images of a dataset as a dataset of their own."""
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from robustbench_lite.data.base import Dataset, Images
+from robustbench_lite.hashing import Hasher
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Picked:
         """The images at these positions, (m, c, h, w)."""
         return self.whole.take(self.rows[indices])
 
-    def feed(self, state: "hashlib.blake2b") -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash what all the images are, and which of them these are."""
         self.whole.feed(state)
         state.update(self.rows.tobytes())

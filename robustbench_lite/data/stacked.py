@@ -4,7 +4,6 @@ Metz et al. 2017, arXiv 1611.02163, sec. 3.3.1, after Che et al. 2016, arXiv 161
 2018, arXiv 1712.04086.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from robustbench_lite.data import digits, torchvision_sets
 from robustbench_lite.data.base import Dataset, Images, Split
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher
 from robustbench_lite.specs import Spec
 
 _CHANNELS = 3
@@ -40,7 +40,7 @@ class StackedImages:
         flat = self.base.take(self.rows[indices].reshape(-1))
         return flat.reshape(len(indices), _CHANNELS, *flat.shape[2:])
 
-    def feed(self, state: hashlib.blake2b) -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash the images, and how they are stacked."""
         self.base.feed(state)
         state.update(np.ascontiguousarray(self.rows, dtype="<i8").tobytes())

@@ -80,8 +80,9 @@ def imagenet(*, split: Split, root: Path | None = None, download: bool = False) 
             f"imagenet is not under {top} (as {part}/ or imagenet/{part}/); {how}name its folder with --data-root"
         )
     found = folders.read(places[0], what="imagenet", size=224, resize=256, channels=3)
-    if found.num_classes != _IMAGENET_CLASSES:
-        raise UserError(f"{places[0]} has {found.num_classes} class folders; imagenet has {_IMAGENET_CLASSES}")
+    held = len(np.unique(found.labels))
+    if held != _IMAGENET_CLASSES:
+        raise UserError(f"{places[0]} has {held} class folders; imagenet has {_IMAGENET_CLASSES}")
     return replace(found, name="imagenet", split=split, default_samples=_SAMPLES)
 
 

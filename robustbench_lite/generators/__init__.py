@@ -8,6 +8,8 @@ from robustbench_lite.generators.base import Code, Generator, Network, Play, Tra
 from robustbench_lite.generators.checkpoints import load_generator
 from robustbench_lite.generators.train import train_generator
 
+#: told by its code in the keys of what is made of it; see `hashing.values`
+__hashed_by_code__ = True
 __all__ = [
     "Code",
     "Generator",

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from robustbench_lite.cache import weights_digest
 from robustbench_lite.errors import UserError
 from robustbench_lite.generators.base import Trained, resolve_generator
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.training import seeded
 from robustbench_lite.zoo.checkpoints import read_card
 from robustbench_lite.zoo.weights import fill, read_weights
@@ -32,7 +32,7 @@ def load_generator(path: str | Path) -> Trained:
     if card.get("kind") != KIND:
         raise UserError(f"{str(file)!r} holds a classifier, not a generator; rbl generate train makes one")
     weights, _ = read_weights(file)
-    digest = weights_digest(weights)
+    digest = hash_tensors(weights)
     if card.get("weights") != digest:
         raise UserError(f"{str(file)!r} does not hold the weights that its card was written for; one was replaced")
     generator = resolve_generator(str(card["architecture"]))

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from robustbench_lite import __version__, training
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import Card, content_key, load_or_train, weights_digest, writing
+from robustbench_lite.cache import Card, load_or_train, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.devices import find_device
-from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.generators.base import Generator, Network, Play, Trained, resolve_generator
 from robustbench_lite.generators.checkpoints import KIND
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_plugin, hash_tensors
 from robustbench_lite.randomness import Draws
 from robustbench_lite.zoo.checkpoints import checkpoint_place, save_checkpoint
 
@@ -85,14 +86,14 @@ def train_generator(
             "outcome": {**chosen.verdict(network, data), **_alarms(watcher.figures())},
         }
 
-    key = content_key(_facts(chosen, network, data, recipe, seed, place))
+    key = hash_json(_facts(chosen, network, data, recipe, seed, place))
     card = load_or_train(key, network.to(place), train, fresh=not use_cache)
     assert card is not None
     if target is not None:
         with writing(target.parent):
             save_checkpoint(target, network, card)
     name = f"{chosen.name}:{target}" if target is not None else str(chosen)
-    digest = weights_digest(network.state_dict())
+    digest = hash_tensors(network.state_dict())
     return Trained(network=network.eval().requires_grad_(False), card=card, name=name, digest=digest)
 
 
@@ -183,8 +184,8 @@ def _facts(
     """Everything that decides the trained weights; the initial ones stand for the architecture."""
     return {
         "training": training.VERSION,
-        "generator": [str(generator), generator.version, source_digest(type(generator))],
-        "weights": weights_digest(network.state_dict()),
+        "generator": [str(generator), generator.version, hash_plugin(generator)[0]],
+        "weights": hash_tensors(network.state_dict()),
         "data": data.digest(),
         "recipe": asdict(recipe),
         "seed": seed,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import Key, key_of, name_of
-from robustbench_lite.leaderboard.escapes import printable
 
 Rows = Mapping[Key, Mapping[Any, Any]]
 
@@ -69,5 +69,5 @@ def _images(row: Mapping[Any, Any]) -> str:
 
 
 def _listed(names: set[str]) -> str:
-    shown: Sequence[str] = sorted(map(printable, names))
+    shown: Sequence[str] = sorted(map(visible, names))
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard import files
 from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
 from robustbench_lite.leaderboard.columns import (
@@ -21,7 +22,6 @@ from robustbench_lite.leaderboard.columns import (
     key_of,
 )
 from robustbench_lite.leaderboard.edits import faults_of_evidence
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.files import Files
 from robustbench_lite.leaderboard.ranking import ranked
 
@@ -67,7 +67,7 @@ class Board:
         if twice.any():
             row = rows[twice].iloc[0]
             raise UserError(
-                f"{printable(row['model'])} with {printable(row['defense'])} stands twice under {printable(row['threat'])};"
+                f"{visible(row['model'])} with {visible(row['defense'])} stands twice under {visible(row['threat'])};"
                 " give each system once"
             )
         order = ranked(rows, samples)

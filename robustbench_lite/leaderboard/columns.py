@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_lite.leaderboard.escapes import printable
+from robustbench_lite.escaping import visible
 
 #: dataset, threat, model, defense: who a row is about
 Key = tuple[str, str, str, str]
@@ -80,7 +80,7 @@ def key_of(row: Mapping[Any, Any]) -> Key:
 
 def name_of(key: Key) -> str:
     """The same in words, for a terminal too."""
-    dataset, threat, model, defense = map(printable, key)
+    dataset, threat, model, defense = map(visible, key)
     return f"{model}, {defense} · {dataset} · {threat}"
 
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard.columns import Key, name_of
-from robustbench_lite.leaderboard.escapes import printable
 
 Kind = Literal["less robust", "less accurate", "weaker attack", "missing", "flag", "queries", "time", "speed"]
 #: kinds whose figures are shares
@@ -54,7 +54,7 @@ class Comparison:
     failed: bool = False
 
     def __str__(self) -> str:
-        name, what = name_of(self.who), printable(self.what)
+        name, what = name_of(self.who), visible(self.what)
         if self.kind in SHARES:
             change = f"{100 * self.before:.1f} % -> {100 * self.after:.1f} %"
             return f"{self.kind}: {name}: {what} {change} ({self.how})"

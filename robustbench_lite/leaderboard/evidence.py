@@ -8,12 +8,12 @@ The digest says that something is different; the letters say in which column. Th
 those of the lines in the files beside NAME.csv last.
 """
 
-import hashlib
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from robustbench_lite.hashing import raw
 from robustbench_lite.leaderboard.columns import EVIDENCE, TEXTS
 
 _DIGITS, _LETTERS = 16, 2
@@ -65,7 +65,7 @@ def _parts(cells: Mapping[Any, Any], lines: Mapping[str, Sequence[str]]) -> list
 
 
 def _digest(value: object) -> bytes:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).digest()
+    return raw(json.dumps(value).encode(), 16)
 
 
 def _mark(part: tuple[str, str]) -> str:

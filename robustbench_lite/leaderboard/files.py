@@ -10,6 +10,7 @@ import pandas as pd
 
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import from_cell, to_cell
 from robustbench_lite.leaderboard.columns import (
     AFTER,
     BEFORE,
@@ -23,7 +24,6 @@ from robustbench_lite.leaderboard.columns import (
     TIMINGS,
     key_of,
 )
-from robustbench_lite.leaderboard.escapes import from_cell, to_cell
 from robustbench_lite.leaderboard.evidence import seal
 
 #: the columns that a file must have, by what it is; a clock of before costs were measured has no `cost`

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard.baseline import refuse, rows_of
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import chance, counted, images, is_share
 from robustbench_lite.leaderboard.columns import CLEAN, FLAGGED, KEY, WORST, Key, name_of, number_of
 from robustbench_lite.leaderboard.comparison import Comparison, Judgement, Kind, Limits
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.gate_costs import Costs, dearer
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of
@@ -212,7 +212,7 @@ def _missing(key: Key, what: str, where: str | None) -> Comparison:
     if what == "missing":
         how = "it is in the baseline and in this run" if where else "it is in the baseline and not in this run"
     else:
-        how = f"{printable(what)} ran in the baseline and {'' if where else 'not '}in this run"
+        how = f"{visible(what)} ran in the baseline and {'' if where else 'not '}in this run"
     return Comparison(kind="missing", who=key, what=what, how=how, failed=where is None)
 
 
@@ -222,9 +222,9 @@ def _flags(pair: _Pair, tested: Collection[str]) -> Iterator[Comparison]:
     flags = [one for one in str(pair.after["flags"]).split(";") if one and one not in old and one not in tested]
     marks = [one for one in str(pair.after["mark"]).split("; ") if one and one != FLAGGED and one not in marked]
     for flag in flags:
-        yield _flag(pair.who, flag, f"the check {printable(flag)} fires, and did not before")
+        yield _flag(pair.who, flag, f"the check {visible(flag)} fires, and did not before")
     for mark in marks:
-        yield _flag(pair.who, mark, f"it is marked {printable(mark)!r}, and was not before")
+        yield _flag(pair.who, mark, f"it is marked {visible(mark)!r}, and was not before")
     if not flags and not marks:
         yield Comparison(kind="flag", who=pair.who, what="flag", how="no check fires that did not before")
 

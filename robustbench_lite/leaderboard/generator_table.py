@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import markdown as escaped
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard.cells import is_number
 from robustbench_lite.leaderboard.columns import EVIDENCE, TEXTS
-from robustbench_lite.leaderboard.escapes import for_markdown, printable
 from robustbench_lite.leaderboard.evidence import edited as edited_columns
 from robustbench_lite.leaderboard.fault import Fault
 from robustbench_lite.leaderboard.files import as_csv, parsed, place_of, sealed
@@ -67,7 +68,7 @@ def read_sealed(path: Path, needed: Sequence[str] = _KEY) -> pd.DataFrame:
     for name in (name for name in table.columns if name not in TEXTS):
         odd = [cell for cell in table[name] if cell and not is_number(cell)]
         if odd:
-            told = f"{printable(name)} = {printable(odd[0])[:40]!r}"
+            told = f"{visible(name)} = {visible(odd[0])[:40]!r}"
             raise UserError(f"{str(path)!r}: {told}; accepted: a number, or nothing")
     return table
 
@@ -77,7 +78,7 @@ def edits(table: pd.DataFrame) -> Iterator[Fault]:
     for row in table.to_dict("records") if EVIDENCE in table else ():
         columns = edited_columns(row[EVIDENCE], row)
         if columns:
-            who = " · ".join(filter(None, (printable(row[name]) for name in HEAD)))
+            who = " · ".join(filter(None, (visible(row[name]) for name in HEAD)))
             yield Fault(who=who, columns=tuple(columns), text="not what was written; the row's evidence does not fit")
 
 
@@ -180,8 +181,8 @@ def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:
     """
     out = [f"# {title}", "", *([about, ""] if about else [])]
     for data, own in parts(table):
-        out += [f"## {for_markdown(data)}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
-        out += ["| " + " | ".join(for_markdown(str(cell)) for cell in row) + " |" for row in own.to_numpy()]
+        out += [f"## {escaped(data)}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
+        out += ["| " + " | ".join(escaped(str(cell)) for cell in row) + " |" for row in own.to_numpy()]
         out.append("")
     out += [
         "± is the spread over seeds, or of one training over samplings. There is no rank: no figure says it all, and what papers"

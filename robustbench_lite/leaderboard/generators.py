@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import visible
 from robustbench_lite.generators.quality.published import PUBLISHED, Row
 from robustbench_lite.leaderboard.columns import EVIDENCE
 from robustbench_lite.leaderboard.edits import UNSEALED
-from robustbench_lite.leaderboard.escapes import printable
 from robustbench_lite.leaderboard.files import sealed
 from robustbench_lite.leaderboard.files import write as write_files
 from robustbench_lite.leaderboard.generator_table import (
@@ -247,7 +247,7 @@ def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
     wrong = list(_without_evidence(whole.drop(columns=EVIDENCE, errors="ignore"), path))
     wrong += [one.told(path.stem) for one in found if not set(one.columns) <= set(changed)]
     if wrong:
-        raise UserError(f"{str(path)!r} is not sealed: {printable(wrong[0])}")
+        raise UserError(f"{str(path)!r} is not sealed: {visible(wrong[0])}")
     if EVIDENCE in whole and not found:
         return ()
     return write_files({path: csv_of(sealed(whole.drop(columns=EVIDENCE, errors="ignore")))})

@@ -1,7 +1,6 @@
 """NAME.toml: the evaluation that a leaderboard is built from, and what others have found about its rows."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
+from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard import submissions
 from robustbench_lite.leaderboard.submissions import Submission
-from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.plan import Plan, parse_toml, read_text
 
 _OWN = ("title", "about", "seeds")
 _EXTERNAL = ("model", "defense", "threat", "robust", "source")
@@ -24,15 +24,7 @@ def tables_of(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, or brackets in brackets without end
-        raise UserError(f"the plan {str(path)!r} is not TOML: {str(error)[:200]}") from None
+    return parse_toml(read_text(path), f"the plan {str(path)!r}")
 
 
 def seeds_of(told: Mapping[str, Any], default: int, what: str) -> list[int]:
@@ -110,7 +102,7 @@ class BoardPlan:
 
 
 def text_of(table: Mapping[str, Any], name: str, default: str, what: str) -> str:
-    """A text of the table `[leaderboard]`.
+    """A text of a table; control characters, but for those of a page, are shown as what they are.
 
     Raises:
         UserError: it is something else.
@@ -118,7 +110,7 @@ def text_of(table: Mapping[str, Any], name: str, default: str, what: str) -> str
     value = table.get(name, default)
     if not isinstance(value, str):
         raise UserError(f"{what}: {name} = {str(value)[:60]}; accepted: a text")
-    return value
+    return visible(value) if name != "about" else value
 
 
 def plan_digest(plan: Plan) -> str:

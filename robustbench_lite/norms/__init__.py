@@ -11,7 +11,10 @@ from robustbench_lite.norms.l0 import L0
 from robustbench_lite.norms.l1 import L1
 from robustbench_lite.norms.l2 import L2
 from robustbench_lite.norms.linf import Linf
+from robustbench_lite.specs import norm_name
 
+#: told by its code in the keys of what is made of it; see `hashing.values`
+__hashed_by_code__ = True
 __all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "norm"]
 
 NORMS: dict[str, Norm] = {item.name: item for item in (Linf(), L2(), L1(), L0())}
@@ -23,9 +26,7 @@ def norm(name: str) -> Norm:
     Raises:
         UserError: there is no such norm.
     """
-    short = name.strip().lower().replace("_", "").replace("-", "").removeprefix("l")
-    short = {"infinity": "inf", "∞": "inf"}.get(short, short)
-    found = NORMS.get(f"L{short}")
+    found = norm_name(name)
     if found is None:
         raise unknown("norm", name, NORMS)
-    return found
+    return NORMS[found]

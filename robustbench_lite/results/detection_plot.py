@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robustbench_lite.results.detection import KEY, curve, scores_of
-from robustbench_lite.results.plots import PALETTE, _figure, _legend, _save, _styled
+from robustbench_lite.results.plots import PALETTE, _figure, _legend, _logarithmic, _save, _styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def _curves(axis: "Axes", own: pd.DataFrame, attacks: list[str]) -> None:
             lw=1.4,
             label=f"{attack}{'' if adaptive else ' (plain)'}",
         )
-    axis.set_xscale("log")
+    _logarithmic(axis)
     axis.set_xlim(_LEAST, 1)
     axis.set_ylim(-1, 101)
     axis.set_xlabel("share of clean images above the threshold")

@@ -11,7 +11,7 @@ from robustbench_lite.results.claimed import Claimed
 from robustbench_lite.results.fates import SYSTEM
 from robustbench_lite.results.grid import folded
 from robustbench_lite.results.metrics import WORST_CASE
-from robustbench_lite.results.plots import PALETTE, _legend, _panels, _save, _styled
+from robustbench_lite.results.plots import PALETTE, _legend, _logarithmic, _panels, _save, _styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _worth(axis: "Axes", y: int, row: dict[Any, Any]) -> None:
 
 def _dress(axis: "Axes", title: str, label: str) -> None:
     axis.set_title("\n".join(folded(title, 58)), loc="left", fontsize=10)
-    axis.set_xscale("log")
+    _logarithmic(axis)
     axis.set_ylim(0, 101)
     axis.set_xlabel(label)
     axis.grid(axis="y", color="0.9")

@@ -26,7 +26,11 @@ _MARKS = "osD^vPX*"
 _DPI = 150
 #: inches a bar; so many defenses have small numbers on theirs
 _BAR, _MANY = 0.2, 4
-_FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
+_FONT: dict[Any, Any] = {
+    **{"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False},
+    "text.parse_math": False,  # a name with $ in it is no formula
+}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _INTERVAL = "95% Clopper-Pearson intervals over test images"
 
 
@@ -43,6 +47,13 @@ def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
                 return draw(*args, **kwargs)
 
     return styled
+
+
+def _logarithmic(axis: "Axes") -> None:
+    """A logarithmic x axis, with powers of ten written as text."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(_RAISED)}")
+    axis.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 @_styled

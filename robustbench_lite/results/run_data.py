@@ -24,6 +24,7 @@ class RunData:
         examples: cell key -> index -> adversarial image (c, h, w) in [0, 1].
         pictures: file name -> PNG, of the pictures that need more than the records to be drawn.
         physical, sweep, reconstruction: the tables of those names.
+        unfinished: cells of the plan without all of their records, in words.
     """
 
     records: pd.DataFrame
@@ -37,6 +38,7 @@ class RunData:
     physical: pd.DataFrame = field(default_factory=pd.DataFrame)
     sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
     reconstruction: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unfinished: tuple[str, ...] = ()
 
     @cached_property
     def summary(self) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_lite.escaping import csv_text, markdown, markdown_code
 from robustbench_lite.results.grid import (
     Grid,
     Row,
@@ -57,7 +58,7 @@ def details(summary: pd.DataFrame) -> Group:
             table.add_row(Text(f"{model}\n{defense}", style="bold"))
             for _, row in own.iterrows():
                 cells = _detail_cells(row)
-                table.add_row(Text(f"  {row['attack']}"), *(cells[name] for name in columns if name != "attack"))
+                table.add_row(Text(f"  {row['attack']}"), *(Text(cells[name]) for name in columns if name != "attack"))
         parts += [Text(f"{dataset} · {threat} · by attack", style="bold"), table]
         if any("*" in str(cell) for cell in table.columns[1].cells):
             parts.append(Text(" * run as the adaptive adversary, who knows the defense."))
@@ -97,10 +98,13 @@ def to_markdown(summary: pd.DataFrame, comparisons: pd.DataFrame | None = None) 
 
 
 def to_csv(summary: pd.DataFrame, path: Path | None = None) -> str:
-    """The whole summary as CSV, one line a row; floats read back to the same number, `adaptive` is true or false."""
+    """The whole summary as CSV, one line a row; floats read back to the same number, `adaptive` is true or false.
+
+    No cell is a formula; see `escaping.csv_text`.
+    """
     frame = summary.copy()
     frame["adaptive"] = [_boolean(value) for value in summary["adaptive"]]
-    content = frame.to_csv(index=False, lineterminator="\n")
+    content = csv_text(frame)
     if path is not None:
         path.write_text(content, encoding="utf-8")
     return content
@@ -180,19 +184,20 @@ def _flags_width(grid: Grid) -> int:
 
 def _markdown(grid: Grid) -> str:
     flags = any(row.flags for row in grid.rows)
-    head = ["model", "defense", "clean", *(f"`{attack}`" for attack in grid.attacks), "worst case", *["flags"] * flags]
+    attacks = map(markdown_code, grid.attacks)
+    head = ["model", "defense", "clean", *attacks, "worst case", *["flags"] * flags]
     out = [
-        f"**{grid.title}**",
+        f"**{markdown(grid.title)}**",
         "",
         "| " + " | ".join(head) + " |",
         "|---|---|" + "---:|" * (len(grid.attacks) + 2) + "---|" * flags,
     ]
     for row in grid.rows:
         values = [f"**{value}**" if low else value for value, low in zip(row.attacks, row.lowest, strict=True)]
-        cells = [row.model, row.defense, row.clean, *values, row.worst, *[row.flags] * flags]
-        out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = [markdown(row.model), markdown(row.defense), row.clean, *values, row.worst, *[row.flags] * flags]
+        out.append("| " + " | ".join(cells) + " |")
     notes = (note.replace("* strongest", "Bold: strongest", 1) if note.startswith("*") else note for note in grid.notes)
-    return "\n".join([*out, "", *(f"{note}  " for note in notes)])
+    return "\n".join([*out, "", *(f"{markdown(note)}  " for note in notes)])
 
 
 def _detail_columns(part: pd.DataFrame) -> list[str]:

@@ -9,16 +9,19 @@ import torch
 from torch import nn
 
 from robustbench_lite import training
-from robustbench_lite.cache import Card, content_key, load_or_train
+from robustbench_lite.cache import Card, load_or_train
 from robustbench_lite.data.parts import part
 from robustbench_lite.defense import Defense, Workshop
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import source_digest
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_plugin
 from robustbench_lite.run.subject import fits
 from robustbench_lite.system import System
 from robustbench_lite.zoo import LoadedModel, Normalized
 
 UNDEFENDED = "none"
+#: what `loading` tells of a file of weights
+WEIGHTS_NOTES = ("weights", "part", "stripped", "left_out")
 
 
 def defended_system(
@@ -97,7 +100,7 @@ def _as_given(source: LoadedModel | System) -> System:
     told = {name: card[name] for name in ("architecture", "defense") if name in card}
     return System(
         model=source.module, num_classes=source.num_classes, input_shape=source.input_shape, name=source.name,
-        notes={"checkpoint": told} if told else {},
+        notes={**({"checkpoint": told} if told else {}), **source.notes},
     )  # fmt: skip
 
 
@@ -118,7 +121,7 @@ def _trained(
         told = {**about(source, system), "defense": _text(trainer), "seed": workshop.seed, **made[0].notes}
         return told if _only_weights_changed(system, made[0]) else None
 
-    key = content_key(_facts(system, trainer, workshop, recipe))
+    key = hash_json(_facts(system, trainer, workshop, recipe))
     card = load_or_train(key, system.model, train, fresh=not cached)
     if made or card is None:
         ready = made[0]
@@ -130,7 +133,7 @@ def _trained(
 
 def _fresh(source: LoadedModel | System, seed: int) -> System:
     """The architecture with initial weights that follow from the seed alone."""
-    system = _as_given(source)
+    system = untrained_notes(_as_given(source))
     if system.detector is not None:
         raise UserError(
             f"{system.name} rejects images by what its weights were; train the classifier without its detector"
@@ -139,6 +142,13 @@ def _fresh(source: LoadedModel | System, seed: int) -> System:
         with training.seeded(seed):
             return system.with_model(source.fresh())
     return system.with_model(training.fresh_copy(system.model, seed))
+
+
+def untrained_notes(system: System) -> System:
+    """The system without what its notes tell of weights that are given up."""
+    kept = {key: value for key, value in system.notes.get("loading", {}).items() if key not in WEIGHTS_NOTES}
+    notes = {key: value for key, value in system.notes.items() if key not in ("loading", "told", "random")}
+    return replace(system, notes={**notes, **({"loading": kept} if kept else {})})
 
 
 def about(source: LoadedModel | System, system: System) -> dict[str, Any]:
@@ -160,7 +170,7 @@ def _facts(system: System, trainer: Defense | None, workshop: Workshop, recipe: 
         "weights": system.digest,
         "data": workshop.train.digest(),
         "recipe": asdict(recipe),
-        "defense": None if trainer is None else [source_digest(type(trainer)), trainer.recipe(workshop)],
+        "defense": None if trainer is None else [hash_plugin(trainer)[0], trainer.recipe(workshop)],
         "seed": workshop.seed,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

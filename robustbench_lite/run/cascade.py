@@ -1,5 +1,6 @@
 """What is computed of a cell: what needs no attack, then the stages of the attack, each on what those before left."""
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,12 +11,16 @@ from torch import Tensor
 from robustbench_lite.attack import Asker, Attack, Goal, Learned, Setup, prepares
 from robustbench_lite.run.cell import Cell, left_out
 from robustbench_lite.run.engine import Search, search
+from robustbench_lite.run.finished_stages import FinishedStages
 from robustbench_lite.run.outcomes import Outcome
+from robustbench_lite.run.progress import CellProgress
 from robustbench_lite.run.records import Records
-from robustbench_lite.run.stages import better, billed, joined, leaving, new_bill
+from robustbench_lite.run.stages import better, billed, leaving
 from robustbench_lite.run.subject import load
 from robustbench_lite.run.verdict import CLEAN_WRONG, TARGET_IS_LABEL, judge, look, pictured
 from robustbench_lite.system import System
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,14 @@ class Spare(Ended):
 Part = Settled | Ended
 
 
-def computed(cell: Cell, key: str, todo: Tensor, records: Records, clocks: dict[str, float]) -> Iterator[Part]:
-    """Rows of the positions `todo`: those that are settled before any attack, then the attacked ones as they end."""
+def computed(
+    cell: Cell, key: str, todo: Tensor, records: Records, finished: FinishedStages, progress: CellProgress
+) -> Iterator[Part]:
+    """Rows of the positions `todo`: those that are settled before any attack, then the attacked ones as they end.
+
+    Args:
+        finished: the stages of a cascade that have ended, by sample. progress: told how far the stages are.
+    """
     if not len(todo):
         return
     subject = cell.subject
@@ -73,7 +84,7 @@ def computed(cell: Cell, key: str, todo: Tensor, records: Records, clocks: dict[
     alive, stages = todo[~cell.idle[todo] & ~out], list[Attack]()
     try:
         stages = _prepared(replace(cell, subject=cell.hunted), key, records) if len(alive) else []
-    except Exception:  # what needs no attack is known all the same
+    except (Exception, SystemExit):  # what needs no attack is known all the same
         yield from (Settled(positions=rows, reason=reason) for rows, reason in settled if len(rows))
         raise
     source = stages[-1].crafted_on if stages else None
@@ -81,7 +92,7 @@ def computed(cell: Cell, key: str, todo: Tensor, records: Records, clocks: dict[
         if len(rows):
             yield Settled(positions=rows, reason=reason, source=_source_answers(cell, source, rows))
     if len(alive):
-        yield from _attacked(cell, alive, stages, clocks)
+        yield from _attacked(cell, alive, stages, finished, progress)
 
 
 def _source_answers(cell: Cell, source: System | None, positions: Tensor) -> Tensor | None:
@@ -104,46 +115,73 @@ def _with_source(cell: Cell, source: System | None, outcome: Outcome) -> Outcome
     return replace(outcome, source_prediction=said, source_broken=judged.broken)
 
 
-def _attacked(cell: Cell, alive: Tensor, learned: list[Attack], clocks: dict[str, float]) -> Iterator[Part]:
+def _attacked(
+    cell: Cell, alive: Tensor, learned: list[Attack], finished: FinishedStages, progress: CellProgress
+) -> Iterator[Part]:
     """Run the stages, each on what is unbroken; a sample's row is made when it breaks, or after the last stage.
 
     Of a random system a break in doubt (see `stages.SURE`) is kept, and the sample goes on: the last word might deny it.
+    What an earlier run has finished is not run again.
     """
-    subject, copies = cell.hunted, [cell.hunted.fast]
-    if (
-        subject.reduced is not None and cell.threat.eps is not None
-    ):  # a smallest norm is not to be had from a coarse copy
-        copies = [subject.reduced, subject.fast]
-    stages = [(stage, fast) for stage in learned for fast in copies]
-    bill, doubts = new_bill(len(learned), len(subject.indices)), None
-    for number, (attack, fast) in enumerate(stages):
-        job = Search(
-            attack=attack,
-            threat=cell.threat,
-            system=subject.system,
-            fast=fast,
-            shapes=subject.shapes,
-            load=subject.load,
-            adaptive=subject.adaptive,
-            stop_early=cell.leaves_early,
-            target_column=cell.target_column,
-            eot=cell.eot,
-            watch=cell.blind or subject.bare is None,  # what one draw of a camera shows is no break
-        )
-        alive_next, held = list[Tensor](), list[Outcome]()
-        clock, started = f"{number // len(copies)} {attack}", time.perf_counter()
-        for outcome in search(job, alive, subject.clean):
-            outcome = better(billed(outcome, bill, number // len(copies)), doubts, cell.threat)
-            ends = leaving(outcome, random=cell.draws > 1) | (number == len(stages) - 1)
-            alive_next.append(outcome.sample[~ends].cpu())
-            held.append(outcome[(outcome.verdict.broken & ~ends).nonzero().squeeze(1)])
+    copies, subject = _copies(cell), cell.hunted
+    searches = [(stage, fast) for stage in learned for fast in copies]
+    finished.open(len(learned), subject.device)
+    progress.open([stage for stage, _ in searches], subject.system.num_classes)
+    for number, (attack, fast) in enumerate(searches):
+        stage, last = number // len(copies), number == len(searches) - 1
+        here = alive[finished.next[alive] <= number]
+        later = alive[finished.next[alive] > number]
+        progress.begin(number, waiting=len(later))
+        survivors, clock, started = [later], f"{stage} {attack}", time.perf_counter()
+        before = finished.seconds.get(clock, 0.0)
+        for outcome in search(_search(cell, attack, fast, progress), here, subject.clean):
+            finished.seconds[clock] = before + time.perf_counter() - started
+            outcome = better(billed(outcome, finished.bill, stage), finished.doubts, cell.threat)
+            ends = leaving(outcome, random=cell.draws > 1) | last
+            finished.add(outcome, ends, number)
+            survivors.append(outcome.sample[~ends].cpu())
+            progress.waiting += len(survivors[-1])
             if bool(ends.any()):
                 yield from _ended(cell, attack.crafted_on, outcome[ends.nonzero().squeeze(1)])
-        clocks[clock] = clocks.get(clock, 0.0) + time.perf_counter() - started
-        alive = torch.cat(alive_next).sort().values if alive_next else alive[:0]
-        if not len(alive):
-            return
-        doubts = joined(held)
+        if len(here):
+            finished.seconds[clock] = before + time.perf_counter() - started
+        finished.end_search()
+        alive = torch.cat(survivors).sort().values
+        if len(searches) > 1:
+            _LOGGER.info(
+                "%s: %d of %d samples are left after %.1f s",
+                attack,
+                len(alive) - len(later),
+                len(here),
+                time.perf_counter() - started,
+            )
+
+
+def _copies(cell: Cell) -> list[System]:
+    """What is stepped on, one after the other; a smallest norm is not to be had from a coarse copy."""
+    subject = cell.hunted
+    if subject.reduced is None or cell.threat.eps is None:
+        return [subject.fast]
+    return [subject.reduced, subject.fast]
+
+
+def _search(cell: Cell, attack: Attack, fast: System, progress: CellProgress) -> Search:
+    """One search of the cascade."""
+    subject = cell.hunted
+    return Search(
+        attack=attack,
+        threat=cell.threat,
+        system=subject.system,
+        fast=fast,
+        shapes=subject.shapes,
+        load=subject.load,
+        adaptive=subject.adaptive,
+        stop_early=cell.leaves_early,
+        target_column=cell.target_column,
+        eot=cell.eot,
+        watch=cell.blind or subject.bare is None,  # what one draw of a camera shows is no break
+        progress=progress,
+    )
 
 
 def _ended(cell: Cell, source: System | None, outcome: Outcome) -> Iterator[Part]:

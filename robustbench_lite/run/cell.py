@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite import specs
 from robustbench_lite.attack import Attack, prepares
 from robustbench_lite.data import outside
-from robustbench_lite.fingerprint import fingerprint, source_digest
-from robustbench_lite.run.records import cell_key
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_plugin, hash_value, versions_of
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.threat import Threat
 
@@ -110,8 +109,8 @@ class Cell:
     def key(self) -> str:
         """The cell's content address."""
         subject = self.subject
-        options = [(name, getattr(self.attack, name)) for name in specs.option_types(type(self.attack))]
-        return cell_key(
+        attack, packages = hash_plugin(self.attack)
+        return hash_json(
             {
                 "numbers": NUMBERS,
                 "system": subject.system.digest,
@@ -121,12 +120,7 @@ class Cell:
                 "blind": self.blind,
                 "draws": self.draws,
                 "data": subject.data.digest(),
-                "attack": [
-                    self.attack.name,
-                    self.attack.version,
-                    source_digest(type(self.attack)),
-                    fingerprint(options),
-                ],
+                "attack": [self.attack.name, self.attack.version, attack],
                 "threat": [
                     *(self.threat.norm, self.threat.eps, self.threat.goal, self.threat.target),
                     *self.threat.settings,
@@ -139,8 +133,9 @@ class Cell:
                 "threads": torch.get_num_threads(),
                 "device": _device_name(subject.device),
                 "torch": torch.__version__,
-                "targets": fingerprint(self.targets) if self.target_rule == "column" else None,
-                "lessons": fingerprint(self.lessons) if prepares(self.attack, self.threat) else None,
+                "packages": versions_of(tuple(sorted({*packages, *subject.system.packages} - {"torch"}))),
+                "targets": hash_value(self.targets) if self.target_rule == "column" else None,
+                "lessons": hash_value(self.lessons) if prepares(self.attack, self.threat) else None,
                 **({"plain": True} if self.plain else {}),
                 **({"random": RANDOM_NUMBERS} if self.draws > 1 else {}),
             }

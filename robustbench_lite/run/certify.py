@@ -13,21 +13,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import atomic_write, content_key, writable, writing
+from robustbench_lite.cache import atomic_write, writable, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import hash_json
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.certificates import COUNTS, certificates, certified_accuracy, summary
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.subject import fits
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.system import System
 
 #: raised when the counting changes in a way that could change a number; part of the key
@@ -116,7 +119,7 @@ class Certificates:
 
 
 def certify(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -151,17 +154,18 @@ def certify(
     if sigma is not None and not 0 < sigma < float("inf"):
         raise UserError(f"sigma={sigma:g}; accepted: a number above 0, such as 0.25")
     chosen = defense or ("randomized-smoothing" if sigma is None else "none")
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
+    name = name_of(model)
     if "threat" in options:
         options["threats"] = (str(options.pop("threat")),)
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(chosen,)).with_options({"samples": samples, **options})
+    plan = Plan(dataset=dataset, models=(name,), defenses=(chosen,)).with_options({"samples": samples, **options})
     data = data_of(plan) if x is None or y is None else from_tensors(x, y)
+    tell(data, reporter)
     indices = datasets.choose(data, plan.samples, plan.slice_seed)
     folder = None if out is None else Path(out)
     if folder is not None:
         writable(folder)
     given = None if isinstance(model, str) else model
-    with one_system(plan, data, given, reporter.training) as system:
+    with one_system(plan, data, given, reporter.training, reporter.note) as system:
         system = system if sigma is None else system.with_noise(sigma)
         noise = noise_of(system)
         fits(system, data)
@@ -175,7 +179,7 @@ def certify(
         settings=settings,
         sigma=noise,
         shape=data.shape,
-        model=str(name),
+        model=name,
         defense=chosen if sigma is None else f"{chosen} under noise {sigma:g}",
         environment={**count.facts, "key": count.key},
     )
@@ -248,7 +252,7 @@ class _Counting:
     @property
     def key(self) -> str:
         """Names the counts."""
-        return content_key(self.facts)
+        return hash_json(self.facts)
 
     def of(self, index: int) -> tuple[int, ...]:
         """The row (COUNTS) of one image."""

@@ -5,6 +5,7 @@ until the verdict has judged it, and flies on where it stopped if the verdict de
 alone, whatever the order, the company and the moment of judging, and memory is bounded by one micro-batch.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from robustbench_lite.oracle import EOT, Ledger, Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.rows import Rows, along, concat, overwrite
 from robustbench_lite.run.outcomes import Bests, Outcome
+from robustbench_lite.run.progress import CellProgress, Standing
 from robustbench_lite.run.shapes import Shapes
 from robustbench_lite.run.verdict import Clean, Verdict, judge, pictured, rounded
 from robustbench_lite.system import System
@@ -32,6 +34,8 @@ JUDGE_EVERY = 16
 FURTHER = 1.001
 #: points that differ by less, of an image in [0, 1], are one point: float32 itself rounds at 6e-8
 DUST = 5e-7
+#: rows that broke and wait for company are judged alone after so many seconds, and after so many times what a verdict takes
+LONGEST_WAIT, VERDICTS = 2.0, 100
 #: what a share of draws weighs beside a margin, and where margins end: any more draws outweigh any margin
 RATE, MARGIN = 1e9, 1e4
 
@@ -49,6 +53,7 @@ class Search:
         target_column: (all samples,) int64, the user's own targets, or None.
         eot: draws that every query averages over; 0, as the attack itself wants.
         watch: note breaking points; False: only the last point of every lane is judged.
+        progress: told before each turn where the search is.
     """
 
     attack: Attack
@@ -62,6 +67,7 @@ class Search:
     target_column: Tensor | None = None
     eot: int = 0
     watch: bool = True
+    progress: CellProgress | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,11 @@ def search(job: Search, samples: Tensor, clean: Clean) -> Iterator[Outcome]:
     """
     engine = _Engine(job, samples, clean)
     while not engine.idle:
+        if job.progress is not None:
+            job.progress.turn(engine.standing)
         yield from engine.turn()
+    if job.progress is not None:
+        job.progress.end(engine.steps_made)
 
 
 class _Engine:
@@ -123,6 +133,22 @@ class _Engine:
         self.ahead = 2 if self._tries else 1
         self.parked: list[_Flight] = []
         self.ended: list[Outcome] = []
+        #: steps that rows have made, all together
+        self.steps_made = 0
+        #: when the last verdict ended, and how long it took
+        self.judged_at, self.judging = time.monotonic(), 0.0
+
+    def standing(self) -> Standing:
+        """Where the search is."""
+        steps = self.job.attack.length()
+        ages = [part.state.k for part in (self.flying, *self.parked) if part is not None]
+        k = torch.cat(ages).double() if ages else torch.zeros(1, dtype=torch.float64)
+        under_way = sum(len(part) for part in ages)
+        unbegun = sum(sample not in self.cases for sample in self.waiting)
+        lanes = unbegun * self.lanes + sum(self.lanes - case.next_lane for case in self.cases.values())
+        todo = lanes * steps + under_way * steps - int(k.sum()) * bool(ages)
+        left = unbegun + len(self.cases)
+        return Standing(step=int(k.mean()), steps=steps, left=left, done=self.steps_made, todo=max(todo, 0))
 
     @property
     def _tries(self) -> bool:
@@ -154,11 +180,20 @@ class _Engine:
         their blocks together in the air too.
         """
         if self.job.threat.eps is not None:
-            return self._parking >= self.job.shapes.floor or (self.flying is None and not self.waiting)
+            full = self._parking >= self.job.shapes.floor or (self.flying is None and not self.waiting)
+            return full or self._overdue
         if self.flying is None:
             return True
         behind = max(int(part.state.k.max()) for part in self.parked) - self.flying.state.k
         return not bool(((behind >= 0) & (behind <= JUDGE_EVERY)).any())
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether rows have waited long enough to be judged without company, so that what broke is known, and kept.
+
+        That costs part of a verdict, and changes no number: a row does not depend on when it is judged.
+        """
+        return time.monotonic() - self.judged_at > max(LONGEST_WAIT, VERDICTS * self.judging)
 
     @property
     def _parking(self) -> int:
@@ -251,7 +286,10 @@ class _Engine:
     def _step(self, flight: _Flight) -> _Flight:
         """One step of these rows; several where so few are left that most of a block would be for nothing."""
         ahead = min(self.ahead, self.job.shapes.floor // len(flight))
-        return self._steps(flight, ahead) if ahead > 1 else self._stepped(flight)
+        if ahead > 1:
+            return self._steps(flight, ahead)
+        self.steps_made += len(flight)
+        return self._stepped(flight)
 
     def _steps(self, flight: _Flight, ahead: int) -> _Flight:
         """As many of the next `ahead` steps of each row as change nothing, and the first that does.
@@ -275,6 +313,7 @@ class _Engine:
         stops = (attack.advanced(before.state, after.state) | after.due | found).view(ahead, count)
         first = torch.where(stops.any(0), stops.int().argmax(0), ahead - 1)
         made = float(first.double().mean()) + 1
+        self.steps_made += round(made * count)
         self.ahead = self.job.shapes.floor if made == ahead else max(2, 2 * round(made))
         return after[first * count + place[:count]]
 
@@ -321,11 +360,14 @@ class _Engine:
 
     def _judge(self) -> None:
         """Put one question about every parked row to the verdict, and let the rows go that need no other."""
+        began = time.monotonic()
         flight = self._ask(self._due_now())
         if self.side_by_side > 1:  # no lane of a sample flies on while another waits for an answer
             while len(rows := self._waits(flight, self._broken(flight)).nonzero().squeeze(1)):
                 overwrite(flight, rows, self._ask(flight[rows]))
         self._settle(flight)
+        self.judged_at = time.monotonic()
+        self.judging = self.judged_at - began
 
     def _due_now(self) -> _Flight:
         """The parked rows, in full batches of the verdict's; the rest waits while others are still under way."""

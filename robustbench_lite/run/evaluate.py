@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attack import Attack, needs_of
+from robustbench_lite.cores import warn_if_spinning
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
+from robustbench_lite.escaping import visible
+from robustbench_lite.guard import no_early_end, told
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
@@ -24,18 +27,23 @@ from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
+from robustbench_lite.run.budget import LEAST, NO_TIME, Budget
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.cell_ends import CellEnds
+from robustbench_lite.run.exact import steady_threads
+from robustbench_lite.run.folder_claim import claimed
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.probes import probe_subject
+from robustbench_lite.run.probes import PROBES, probe_subject
 from robustbench_lite.run.reconstruction import Mirror
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
-from robustbench_lite.run.trial import clock_of, smaller, trial
+from robustbench_lite.run.systems import GivenModel, name_of
+from robustbench_lite.run.threads import choose_threads
+from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
@@ -107,7 +115,7 @@ def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], i
 
 
 def evaluate(
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -125,7 +133,8 @@ def evaluate(
     """Attack a model and say how robust it is.
 
     Args:
-        model: an `nn.Module` from images in [0, 1] (normalisation inside) to logits, a `System`, or a spec string.
+        model: from images in [0, 1] (normalisation inside) to logits: an `nn.Module` (also scripted, exported or parallel), a
+            `torch.export.ExportedProgram`, a function, a `System`, or a spec string.
         x: (n, c, h, w) images in [0, 1], float, or uint8; y: (n,) labels. Without them, `dataset`.
         attacks: spec strings such as `pgd:steps=40`, or attack objects. threat: such as `Linf:8/255`, or several.
         defense: what to put around the model or train; `none` for a module.
@@ -146,7 +155,7 @@ def evaluate(
 def run(
     plan: Plan,
     *,
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     data: Dataset | None = None,
     attacks: Mapping[str, Attack] | None = None,
     targets: Tensor | None = None,
@@ -165,19 +174,33 @@ def run(
 
     reporter = reporter or Silent()
     setting = Setting.of(plan, data=data, attacks=attacks, targets=targets)
-    output = Output(None if out is None else Path(out), plan, fresh=fresh)
+    folder = None if out is None else Path(out)
+    output = Output(folder, plan, fresh=fresh)
     collected = _Collected(setting=setting, output=output)
-    output.begin(setting.data, setting.indices, setting.device)
-    with setting.opened(model, reporter) as opened:
+    with (
+        claimed(folder, plan, fresh=fresh),
+        no_early_end(),
+        setting.opened(model, reporter) as opened,
+        steady_threads(
+            output.threads or choose_threads(opened.builder.networks, setting.data, setting.device)
+        ) as count,
+    ):
+        warn_if_spinning(count)
+        output.begin(setting.data, setting.indices, setting.device)
         _ = opened.shelf  # a mistake in what attacks name is told before anything runs
         if output.folder is not None and model is None and data is None and not attacks:
             compute_ahead(setting, output, jobs, reporter, fresh=fresh)
-        for built in opened.builder.systems():
-            subject = opened.subject(built)
-            own = opened.attacks(subject)
+        for model_text, defense in opened.builder.pairs():
+            try:
+                subject = opened.subject(opened.build(model_text, defense))
+                own = opened.attacks(subject)
+            except (ModelError, torch.OutOfMemoryError) as error:
+                reporter.note(f"{model_text}, {defense} failed: {told(error)}")
+                collected.fail(visible(model_text), visible(defense), told(error))
+                continue
             for threat_text, threat in setting.threats.items():
                 _trial(subject, own, threat, f"{threat_text}{plan.sees_through}", reporter, collected)
-    return collected.result()
+        return collected.result()
 
 
 def _trial(
@@ -189,16 +212,16 @@ def _trial(
     collected: "_Collected",
 ) -> None:
     """All attacks on one system under one threat, and the checks."""
-    frames, needs = [], {}
+    frames, needs, ends = [], {}, CellEnds()
     shown: list[Shown] = []
     setting, output = collected.setting, collected.output
-    for cell, ran in trial(setting, subject, attacks, threat, threat_text, output.records, output.held, reporter):
+    stores = (output.records, output.held, reporter, output.examples)
+    for cell, ran in trial(setting, subject, attacks, threat, threat_text, *stores):
         subject = cell.subject
-        if ran.failed:
-            reporter.note(f"{cell.attack_text} on {subject.model}, {subject.defense} failed: {ran.failed}")
         frames.append(ran.rows)
         needs[cell.attack_text] = needs_of(cell.attack).value
         shown.append(collected.add(cell, ran))
+        reporter.end(ends.of(cell, ran))
         if task_of(setting.plan.task).reconstructs:
             collected.reconstruct(cell, ran, shown[-1])
     if setting.camera is not None:
@@ -207,7 +230,12 @@ def _trial(
     if setting.plan.diagnostics:
         reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
-        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter))
+        budget = Budget(max(collected.seconds(len(shown)), LEAST), tell=partial(_tell_check, reporter))
+        collected.check(subject, threat_text, _checks(subject, threat, threat_text, own, needs, reporter, budget))
+
+
+def _tell_check(reporter: Reporter, name: str, place: int) -> None:
+    reporter.progress(name, place + 1, len(PROBES), 0, 0, place / len(PROBES))
 
 
 def _checks(
@@ -217,6 +245,7 @@ def _checks(
     frames: Sequence[pd.DataFrame],
     needs: dict[str, str],
     reporter: Reporter,
+    budget: Budget,
 ) -> list[checks.Diagnostic]:
     """The probes, with ever smaller micro-batches while the memory does not do."""
     own = [frame for frame in frames if len(frame)]
@@ -225,13 +254,22 @@ def _checks(
     ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
         subject, own = replace(subject.bare, shapes=subject.shapes), []
     room: Subject | None = subject
+    why = ""
     while room is not None:
         try:
-            return probe_subject(room, threat, threat_text, own, needs)
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
+            return probe_subject(room, threat, threat_text, own, needs, budget)
+        except torch.OutOfMemoryError:
+            why = "out of memory"
+        except ModelError as error:
+            why = str(error)
+            break
         room = smaller(room, reporter)
-    return [checks.unchecked(name, "out of memory") for name in ("zero-gradients", "survives-unbounded-eps")]
+    return [checks.unchecked(name, why) for name in PROBES]
+
+
+def _closer(told: checks.Diagnostic, probed: checks.Diagnostic | None) -> checks.Diagnostic:
+    """What a probe found, or what the records told before it, where there was no time to probe."""
+    return told if probed is None or probed.detail.startswith(NO_TIME) else probed
 
 
 @dataclass(kw_only=True)
@@ -285,12 +323,32 @@ class _Collected:
         images = {index: image for index, image in self.examples[names].items() if index in wanted}
         return Shown(attack=cell.attack_text, adaptive=cell.adaptive, key=cell.key, images=images, targets=targets)
 
+    def seconds(self, cells: int) -> float:
+        """What the last cells have taken, also in earlier runs."""
+        last = self.clocks[len(self.clocks) - cells :]
+        return float(sum(clock["seconds"] + clock["setup_seconds"] for clock in last))
+
+    def fail(self, model: str, defense: str, why: str) -> None:
+        """Keep that a system could not be built, or asked: none of its attacks has run."""
+        for threat in self.setting.threats:
+            for text, attack in self.setting.attacks.items():
+                clock = unstarted(
+                    self.setting, model, defense, f"{threat}{self.setting.plan.sees_through}", text, attack
+                )
+                self.clocks.append(self.output.clock({**clock, "failed": why}, None))
+
     def check(self, subject: Subject, threat_text: str, found: list[checks.Diagnostic]) -> None:
         self.found[(self.setting.data.name, subject.model, subject.defense, threat_text)] = found
 
     def result(self) -> Result:
-        """Everything, written out where there is an output folder."""
+        """Everything, written out where there is an output folder.
+
+        Raises:
+            UserError: no system could be asked; why.
+        """
         filled = [frame for frame in self.frames if len(frame)]
+        if not self.frames:
+            raise UserError(str(self.clocks[0]["failed"]))
         records = pd.concat(filled, ignore_index=True) if filled else self.frames[0]
         timings = pd.DataFrame(self.clocks, columns=list(TIMINGS))
         result = Result(
@@ -317,10 +375,10 @@ class _Collected:
             return {}
         needs = dict(zip(timings["attack"], timings["needs"], strict=True))
         merged = {}
-        for system, told in checks.from_records(known(records), needs=needs).items():
+        for system, found in checks.from_records(known(records), needs=needs).items():
             probed = {one.name: one for one in self.found.get(system, [])}
-            names = {one.name for one in told}
-            merged[system] = [probed.get(one.name, one) for one in told] + [
+            names = {one.name for one in found}
+            merged[system] = [_closer(one, probed.get(one.name)) for one in found] + [
                 one for one in probed.values() if one.name not in names
             ]
         return merged
@@ -357,7 +415,7 @@ def _planned(
     """The plan of a library call; what a plan cannot hold (a module, tensors) gets a name in it."""
     changes: dict[str, Any] = dict(options)
     if model is not None:
-        changes["models"] = (model if isinstance(model, str) else _name_of(model),)
+        changes["models"] = (name_of(model),)
         changes["defenses"] = ("none",)
     if x is not None:
         changes["dataset"] = "tensors"
@@ -376,10 +434,6 @@ def _planned(
     if unknown:
         raise UserError(f"evaluate has no option {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
     return replace(plan, **changes)
-
-
-def _name_of(model: Any) -> str:
-    return str(model.name) if isinstance(model, System) else type(model).__name__
 
 
 def _tensors(x: Tensor | np.ndarray, y: Tensor | np.ndarray | None) -> Dataset:

@@ -34,14 +34,14 @@ def exact_math() -> Iterator[None]:
 
 
 @contextmanager
-def steady_threads(count: int) -> Iterator[None]:
-    """As many threads as the greatest power of two up to `count`, and torch's own number afterwards.
+def steady_threads(count: int) -> Iterator[int]:
+    """As many threads as the greatest power of two up to `count`, which is told, and torch's own number afterwards.
 
     Another number cuts tensors where the vector units do not, and the odd ends round differently: a row would feel its place.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 << (max(count, 1).bit_length() - 1))
+    before, steady = torch.get_num_threads(), 1 << (max(count, 1).bit_length() - 1)
+    torch.set_num_threads(steady)
     try:
-        yield
+        yield steady
     finally:
         torch.set_num_threads(before)

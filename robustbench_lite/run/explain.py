@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attack import Attack
 from robustbench_lite.cache import atomic_savez, atomic_write, writing
@@ -24,6 +24,7 @@ from robustbench_lite.run.evaluate import Result, evaluate
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.systems import GivenModel
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -78,7 +79,7 @@ class Explanation:
 
 
 def explain(
-    model: "nn.Module | System | str | None" = None,
+    model: GivenModel | None = None,
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -107,7 +108,7 @@ def explain(
     how, reporter = _method(method), reporter or Silent()
     if of not in ("answer", "label"):
         raise UserError(f"of={of}; accepted: answer, label")
-    data = _data(x, y, options)
+    data = _data(model, x, y, options)
     how.check(*data.shape[1:])
     chosen = {**options, "examples": "all", "diagnostics": False, "samples": samples, "adaptive": "yes"}
     result = evaluate(model, x, y, attacks=attack, threat=threat, reporter=reporter, **chosen)
@@ -134,11 +135,14 @@ def explain(
     )
 
 
-def _data(x: Tensor | np.ndarray | None, y: Tensor | np.ndarray | None, options: Mapping[str, Any]) -> Dataset:
+def _data(
+    model: Any, x: Tensor | np.ndarray | None, y: Tensor | np.ndarray | None, options: Mapping[str, Any]
+) -> Dataset:
     if x is not None and y is not None:
         return from_tensors(x, y)
     where = ("dataset", "data_root", "download")
-    return data_of(Plan(**{name: options[name] for name in where if name in options}))
+    named = {"models": (model,)} if isinstance(model, str) else {}  # they decide how a folder's images are cropped
+    return data_of(Plan(**named, **{name: options[name] for name in where if name in options}))
 
 
 def _method(given: str | Method) -> Method:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.attacks.latent import Latent, Witness
 from robustbench_lite.cache import atomic_savez, atomic_write, writable, writing
@@ -23,12 +23,13 @@ from robustbench_lite.generators import Trained, load_generator
 from robustbench_lite.objectives import Goal
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.statistics import clopper_pearson
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.shapes import Shapes, default_shapes
 from robustbench_lite.run.shelf import Shelf
-from robustbench_lite.run.systems import Builder
+from robustbench_lite.run.systems import Builder, GivenModel, name_of
 from robustbench_lite.run.verdict import Sitting, Verdict, judge
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
@@ -118,7 +119,7 @@ class Unrestricted:
 
 
 def latent(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     *,
     generator: str | Path,
     judge: str,
@@ -159,22 +160,23 @@ def latent(
             f"guide={guide} is the judge as well; accepted: another classifier, which the search never asks"
         )
     named, trained = isinstance(model, str), load_generator(generator)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,), seed=seed, device=device).with_options(
+    name = name_of(model)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,), seed=seed, device=device).with_options(
         {
             "threats" if key == "threat" else key: (value,) if key == "threat" else value
             for key, value in options.items()
         }
     )
     data = data_of(plan)
-    with one_system(plan, data, None if named else model, reporter.training) as system:  # type: ignore[arg-type]  # no text
+    tell(data, reporter)
+    with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         shelf = _shelf(plan, system, data, reporter)
         judges = Judges(judge=shelf.model(judge), guide=None if guide is None else shelf.model(guide))
         reporter.begin(f"latent search on {name}, {defense}", attempts * system.num_classes)
         found = measure(
             system, trained, judges, chosen, attempts=attempts, target=target, seed=seed, advance=reporter.advance
         )
-    names = {"model": str(name), "defense": defense, "judge": judge, "guide": guide}
+    names = {"model": name, "defense": defense, "judge": judge, "guide": guide}
     found = replace(found, told={**found.told, **names})
     if out is not None:
         found.write(Path(out))

@@ -62,13 +62,7 @@ def _check_neighbours(system: System, x: Tensor, y: Tensor) -> None:
 
 def _answers(system: System, x: Tensor, y: Tensor) -> Tensor:
     """The scores, (n, classes); the detector's beside them."""
-    try:
-        outputs = system(x, Draws.for_images(0, x, y), 0)
-    except (torch.OutOfMemoryError, MemoryError, UserError):
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's network raises
-        first = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{system.name} cannot answer {len(x)} images {tuple(x.shape[1:])}: {first}") from error
+    outputs = system(x, Draws.for_images(0, x, y), 0)
     _check_shapes(system, outputs, len(x))
     return outputs.scores if outputs.reject is None else torch.cat((outputs.scores, outputs.reject[:, None]), 1)
 

@@ -12,7 +12,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ import torch
 from robustbench_lite import __version__
 from robustbench_lite.cache import atomic_savez, atomic_write, writing
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import csv_text, visible
 from robustbench_lite.results import curve as curves
 from robustbench_lite.results import physical as physics
 from robustbench_lite.results import plots, tables
@@ -31,8 +30,14 @@ from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.records import NAMES, Records
+from robustbench_lite.run.records import Records
+from robustbench_lite.run.run_folder import read_environment as read_environment
+from robustbench_lite.run.run_folder import read_examples, read_timings
+from robustbench_lite.run.run_folder import read_physical as read_physical
+from robustbench_lite.run.run_folder import read_reconstruction as read_reconstruction
+from robustbench_lite.run.run_folder import read_run as read_run
 from robustbench_lite.run.subject import Subject
+from robustbench_lite.run.threads import most_threads
 from robustbench_lite.run.treatment import hides, treatment
 
 #: a hidden file older than this many seconds is no longer being written by anybody
@@ -55,38 +60,49 @@ class Output:
         self._clocks: list[dict[str, Any]] = []
         self._before: dict[str, dict[str, Any]] = {}
         self._environment: dict[str, Any] = {}
+        self._slice: dict[str, Any] = {}
         if folder is not None and not fresh:
             self._before = {
                 str(row["key"]): {str(name): value for name, value in row.items()}
-                for row in _read_timings(folder).to_dict("records")
+                for row in read_timings(folder).to_dict("records")
             }
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads an earlier run there has chosen, if this machine has as many; its keys tell of them."""
+        found = None if self.folder is None else read_environment(self.folder).get("threads")
+        return found if type(found) is int and 1 <= found <= most_threads() else None
 
     def begin(self, data: Dataset, indices: np.ndarray, device: torch.device) -> None:
         """Write what is known before the run: the plan, the environment, the slice."""
         self._environment = environment(data, device)
         if self.folder is None:
             return
+        self._slice = {"dataset": data.name, "split": data.split, "indices": indices.tolist()}
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
-            self._text("plan.toml", self._plan.to_toml())
-            self._json("environment.json", self._environment)
-            self._json("slice.json", {"dataset": data.name, "split": data.split, "indices": indices.tolist()})
+            self._state()
 
-    def clock(self, clock: dict[str, Any], subject: Subject) -> dict[str, Any]:
-        """Add the seconds that earlier runs spent on the cell, and write the clocks so far."""
-        clock = self._added(clock)
+    def _state(self) -> None:
+        """What is run, where, and on which images."""
+        self._text("plan.toml", self._plan.to_toml())
+        self._json("environment.json", self._environment)
+        self._json("slice.json", self._slice)
+
+    def clock(self, clock: dict[str, Any], subject: Subject | None) -> dict[str, Any]:
+        """Add the seconds that earlier runs spent on the cell, and write the clocks so far.
+
+        Args:
+            subject: what was attacked; None where it could not be built.
+        """
+        clock = self._added(
+            {name: visible(value) if isinstance(value, str) else value for name, value in clock.items()}
+        )
         self._clocks.append(clock)
-        systems = self._environment.setdefault("systems", {})
-        system = subject.system
-        systems[f"{subject.model} | {subject.defense}"] = {
-            "digest": system.digest,
-            "parameters": system.parameters,
-            **system.notes.get("checkpoint", {}),
-            "hides": hides(system),
-            "audited": subject.adaptive or subject.defense == "none",
-            "adaptive attacks": treatment(system),
-        }
+        if subject is not None:
+            systems = self._environment.setdefault("systems", {})
+            systems[f"{subject.model} | {subject.defense}"] = _facts(subject)
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
             with writing(self.folder):
@@ -105,7 +121,7 @@ class Output:
 
     def _added(self, clock: dict[str, Any]) -> dict[str, Any]:
         """The clock with what was spent on its cell before."""
-        before = self._before.get(clock["key"])
+        before = self._before.get(clock["key"]) if clock["key"] else None
         if before is None:
             return clock
         now = clock["seconds"]
@@ -116,16 +132,14 @@ class Output:
 
     def held(self, key: str) -> frozenset[int]:
         """Indices of the examples of a cell that an earlier run has kept."""
-        return (
-            frozenset() if self.folder is None else frozenset(_read_examples(self.folder / "examples" / f"{key}.npz"))
-        )
+        return frozenset() if self.folder is None else frozenset(read_examples(self.folder / "examples" / f"{key}.npz"))
 
     def examples(self, key: str, found: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Keep the adversarial examples of a cell, together with those that an earlier run kept."""
         if self.folder is None:
             return found
         path = self.folder / "examples" / f"{key}.npz"
-        kept = {**_read_examples(path), **found}
+        kept = {**read_examples(path), **found}
         if found:
             index = np.array(sorted(kept), dtype=np.int64)
             images = np.stack([kept[place] for place in index.tolist()])
@@ -151,19 +165,21 @@ class Output:
         if self.folder is None:
             return
         with writing(self.folder):
-            self._json("environment.json", self._environment)
-            self._text("diagnostics.csv", result.diagnostics.to_csv(index=False))
+            self._state()  # again: somebody may have deleted the folder meanwhile
+            self._text("diagnostics.csv", csv_text(result.diagnostics))
             if len(result.records):
+                for key, rows in result.records.groupby("key", sort=False):
+                    self.records.restore(str(key), rows)
                 write_results(self.folder, result.table, result.records)
                 write_physical(self.folder, result.physical, result.sweep, result.records)
                 write_reconstruction(self.folder, result.reconstruction, result.panel)
                 write_detection(self.folder, result.records)
                 if len(pairs := result.comparisons):
-                    self._text("comparisons.csv", pairs.to_csv(index=False, lineterminator="\n"))
+                    self._text("comparisons.csv", csv_text(pairs))
                 if len(found := result.claims):
-                    self._text("claims.csv", found.to_csv(index=False, lineterminator="\n"))
+                    self._text("claims.csv", csv_text(found))
                 if len(stages := result.stages):
-                    self._text("stages.csv", stages.to_csv(index=False, lineterminator="\n"))
+                    self._text("stages.csv", csv_text(stages))
                 _picture(result, self.folder / "examples.png")
 
     def _text(self, name: str, text: str) -> None:
@@ -174,6 +190,20 @@ class Output:
         self._text(name, json.dumps(value, indent=2, default=str) + "\n")
 
 
+def _facts(subject: Subject) -> dict[str, Any]:
+    """What is told of a system beside its numbers."""
+    system = subject.system
+    return {
+        "digest": system.digest,
+        "parameters": system.parameters,
+        **system.notes.get("checkpoint", {}),
+        **{name: system.notes[name] for name in ("loading", "told", "random") if name in system.notes},
+        "hides": hides(system),
+        "audited": subject.adaptive or subject.defense == "none",
+        "adaptive attacks": treatment(system),
+    }
+
+
 def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) -> None:
     """summary.csv, and curve.csv with curve.png where several radii, or a minimum norm, make a curve."""
     atomic_write(folder / "summary.csv", tables.to_csv(summary).encode())
@@ -181,7 +211,7 @@ def write_results(folder: Path, summary: pd.DataFrame, records: pd.DataFrame) ->
         atomic_write(folder / "bars.png", partial(plots.plot_bars, summary))
     curve = curves.security_curve(records)
     if len(curve) and curve.groupby(["model", "defense", "norm", "attack"])["eps"].nunique().max() > 1:
-        atomic_write(folder / "curve.csv", curve.to_csv(index=False).encode())
+        atomic_write(folder / "curve.csv", csv_text(curve).encode())
         atomic_write(folder / "curve.png", partial(plots.plot_curve, curve))
 
 
@@ -190,7 +220,7 @@ def write_physical(folder: Path, physical: pd.DataFrame, sweep: pd.DataFrame, re
     lives = physics.survival(records)
     for name, frame in (("survival", lives), ("physical", physical), ("sweep", sweep)):
         if len(frame):
-            atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+            atomic_write(folder / f"{name}.csv", csv_text(frame).encode())
     if len(sweep):
         atomic_write(folder / "sweep.png", partial(plot_sweep, sweep))
 
@@ -198,7 +228,7 @@ def write_physical(folder: Path, physical: pd.DataFrame, sweep: pd.DataFrame, re
 def write_reconstruction(folder: Path, found: pd.DataFrame, panel: Sequence[reconstructions.Strip]) -> None:
     """reconstruction.csv and reconstruction.png, where reconstructions were attacked."""
     if len(found):
-        text = found.to_csv(index=False, lineterminator="\n")
+        text = csv_text(found)
         atomic_write(folder / "reconstruction.csv", text.encode())
     if panel:
         atomic_write(folder / "reconstruction.png", partial(reconstructions.plot_strips, panel))
@@ -211,63 +241,8 @@ def write_detection(folder: Path, records: pd.DataFrame) -> None:
         return
     corners = roc(records)
     for name, frame in (("detection", found), ("roc", corners)):
-        atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+        atomic_write(folder / f"{name}.csv", csv_text(frame).encode())
     atomic_write(folder / "roc.png", partial(plot_detection, records))
-
-
-def read_physical(folder: Path) -> pd.DataFrame:
-    """The table physical.csv of a run; empty where it has none."""
-    try:
-        return pd.read_csv(folder / "physical.csv", keep_default_na=False, na_values={"destruction": [""]})
-    except (OSError, ValueError):
-        return pd.DataFrame()
-
-
-def read_reconstruction(folder: Path) -> pd.DataFrame:
-    """The table reconstruction.csv of a run; empty where it has none."""
-    try:
-        return pd.read_csv(
-            folder / "reconstruction.csv", keep_default_na=False, na_values=list(reconstructions.NUMBERS)
-        )
-    except (OSError, ValueError):
-        return pd.DataFrame()
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """The environment of a run; empty where it has none."""
-    try:
-        return dict(json.loads((folder / "environment.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Records, timings and diagnostics of a finished or broken-off run, from the folder alone.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
-    timings = _read_timings(folder)
-    try:
-        chosen = json.loads((folder / "slice.json").read_text(encoding="utf-8"))["indices"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{str(folder)!r} holds no run; give the folder that rbl evaluate --out wrote") from None
-    if not len(timings):
-        raise UserError(f"the run in {str(folder)!r} has no results yet; start it again to go on")
-    store = Records(folder / "records")
-    frames = []
-    for row in timings.to_dict("records"):
-        rows = store.rows(row["key"])
-        names = {name: row[name] for name in NAMES if name in row}
-        frames.append(rows[rows["index"].isin(chosen)].assign(**names))
-    records = (
-        pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if any(map(len, frames)) else frames[0]
-    )
-    try:
-        diagnostics = pd.read_csv(folder / "diagnostics.csv", keep_default_na=False, na_values={"value": [""]})
-    except (OSError, ValueError):
-        diagnostics = pd.DataFrame()
-    return records, timings, diagnostics
 
 
 def environment(data: Dataset, device: torch.device) -> dict[str, Any]:
@@ -311,21 +286,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _read_timings(folder: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(folder / "timings.parquet")
-    except (OSError, ValueError):
-        return pd.DataFrame()
-
-
-def _read_examples(path: Path) -> dict[int, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return dict(zip(held["index"].tolist(), held["adv"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return {}
 
 
 def _picture(result: Any, path: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.hashing.values import hash_value
 from robustbench_lite.physical import Camera
 from robustbench_lite.physical.lab import difference
 from robustbench_lite.physical.presets import SENSOR
@@ -50,7 +50,7 @@ def digest(subject: Subject, camera: Camera, shown: Shown, draws: int) -> str:
     assert subject.bare is not None
     held = [(index, shown.images[index], shown.targets.get(index, -1)) for index in sorted(shown.images)]
     facts = (VERSION, subject.bare.system.digest, camera, SENSOR, (DISTANCES, YAWS), draws, subject.seed)
-    return fingerprint(facts, shown.attack == CLEAN, subject.indices[right_without(subject).numpy()], held)
+    return hash_value(facts, shown.attack == CLEAN, subject.indices[right_without(subject).numpy()], held)
 
 
 def measure(subject: Subject, camera: Camera, shown: Shown, draws: int) -> pd.DataFrame:

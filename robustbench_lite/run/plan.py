@@ -1,6 +1,5 @@
 """The plan: what is evaluated, as one frozen value that prints back as TOML. No torch here."""
 
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -9,13 +8,17 @@ from typing import Any, get_args
 
 import tomli_w
 
-from robustbench_lite.errors import UserError, nearest
-from robustbench_lite.specs import parse_chain
+from robustbench_lite.errors import UserError, cause_of, cut, missing, nearest, unknown_device
+from robustbench_lite.escaping import refuse_control, visible
+from robustbench_lite.hashing import hash_text
+from robustbench_lite.specs import as_list, parse_chain
 from robustbench_lite.task import CLASSIFY, task_of
 
 #: the options that hold several values, and what a user calls one of them
 PLURAL = {"models": "model", "defenses": "defense", "attacks": "attack", "threats": "threat"}
 PRECISIONS = ("float32", "bfloat16", "auto")
+#: the most levels of tables and lists in a plan
+DEEPEST = 20
 ADAPTIVE = ("both", "yes", "no")
 
 
@@ -31,6 +34,7 @@ class Plan:
         batch_size: rows of a micro-batch, or None to choose. precision: of the search; verdicts are always float32.
         early_exit: retire a sample at its first confirmed break. diagnostics: run the cheap probes as well.
         data_root, download: where datasets lie, and whether they may be fetched. allow_pickle: load pickles too.
+        allow_code: load files that run code of their own (whole networks, exported programs).
         examples: how many adversarial examples a cell keeps for the picture, or `all` to keep every one (as .npz).
         physical: a camera before every system, or None: every attack runs without knowing it, and by EOT; all examples
             are kept, measured and swept over distances and angles.
@@ -61,6 +65,7 @@ class Plan:
     data_root: str | None = None
     download: bool = False
     allow_pickle: bool = False
+    allow_code: bool = False
     examples: str = "8"
     physical: str | None = None
     eot: int | None = None
@@ -74,6 +79,7 @@ class Plan:
             values = tuple(dict.fromkeys(getattr(self, name)))
             if not values or not all(value.strip() for value in values):
                 raise UserError(f"the plan has no {one}; give at least one")
+            _check_names(one, values)
             object.__setattr__(self, name, values)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}; accepted: auto, or 1 and more")
@@ -82,7 +88,7 @@ class Plan:
         if self.adaptive not in ADAPTIVE:
             raise _not_accepted("adaptive", self.adaptive, ADAPTIVE)
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda(self.device):
-            raise _not_accepted("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
+            raise unknown_device(self.device)
         task_of(self.task)
         if self.examples != "all" and not self.examples.isdigit():
             raise _not_accepted("examples", self.examples, ("all", "a number such as 8"))
@@ -100,6 +106,8 @@ class Plan:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if self.task == CLASSIFY.name:  # a plan of before there were tasks prints as it did, and keeps its digest
             del values["task"]
+        if not self.allow_code:  # the same
+            del values["allow_code"]
         return tomli_w.dumps(
             {name: value for name, value in values.items() if value is not None}, multiline_strings=False
         )
@@ -120,11 +128,7 @@ class Plan:
         Raises:
             UserError: not TOML, an unknown key, or a value of the wrong type.
         """
-        try:
-            table = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets without end
-            raise UserError(f"{source} is not TOML: {str(error)[:200]}") from None
-        values = _checked(table, source)
+        values = _checked(parse_toml(text, source), source)
         return cls(**{**task_of(values.get("task", CLASSIFY.name)).defaults, **values})
 
     @classmethod
@@ -134,15 +138,16 @@ class Plan:
         Raises:
             UserError: it cannot be read, or as `from_toml`.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the plan {str(path)!r}: {error}") from None
-        return cls.from_toml(text, f"the plan {str(path)!r}")
+        return cls.from_toml(read_text(path), f"the plan {cut(str(path))!r}")
 
     def with_options(self, options: Mapping[str, Any]) -> "Plan":
         """The plan with the options that are not None or empty."""
         return replace(self, **{name: value for name, value in options.items() if value not in (None, (), [])})
+
+    @property
+    def trust(self) -> dict[str, bool]:
+        """What may be read of a model's files, for `zoo.load`."""
+        return {"allow_pickle": self.allow_pickle, "allow_code": self.allow_code}
 
     @property
     def chains(self) -> tuple[str, ...]:
@@ -157,12 +162,45 @@ class Plan:
     @property
     def sees_through(self) -> str:
         """What threats are called with the camera that stands behind them: ` @ print-photo`, or nothing."""
-        return "" if self.physical is None else f" @ {self.physical.strip().removeprefix('physical:')}"
+        return "" if self.physical is None else f" @ {visible(self.physical.strip().removeprefix('physical:'))}"
 
     @property
     def digest(self) -> str:
         """12 letters that name this plan."""
-        return hashlib.blake2b(self.to_toml().encode(), digest_size=6).hexdigest()
+        return hash_text(self.to_toml(), 6)
+
+
+def read_text(path: Path) -> str:
+    """The text of a plan's file.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise missing("plan", path) from None
+    except (OSError, ValueError) as error:  # a folder, no permission; no UTF-8, a name with a null character
+        raise UserError(f"cannot read the plan {cut(str(path))!r}: {cause_of(error)}") from None
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        UserError: it is not TOML, or its tables and lists are nested deeper than `DEEPEST`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as is a number of 5000 digits
+        raise UserError(f"{source} is not TOML: {cut(str(error))}") from None
+    level: list[Any] = [table]
+    for _ in range(DEEPEST):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level]
+        level = [one for many in inner for one in many if isinstance(one, (dict, list))]
+        if not level:
+            return table
+    raise UserError(f"{source} has tables in tables, {DEEPEST} deep; accepted: a plan as rbl evaluate --out writes it")
 
 
 def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -174,9 +212,9 @@ def _checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         if key not in kinds:
             guess = nearest(key, kinds)
             also = f"; did you mean {guess!r}?" if guess else f"; accepted: {', '.join(kinds)}"
-            raise UserError(f"{source} has an unknown key {given!r}{also}")
+            raise UserError(f"{source} has an unknown key {cut(given)!r}{also}")
         if key in values:
-            raise UserError(f"{source} gives {key!r} twice")
+            raise UserError(f"{source} gives {cut(key)!r} twice")
         values[key] = _fit(kinds[key], value, f"{source}: {given}")
     return values
 
@@ -186,18 +224,33 @@ def _fit(kind: Any, value: Any, what: str) -> Any:
     if kind == tuple[str, ...]:
         many = [value] if isinstance(value, str) else value
         if not isinstance(many, list) or not all(isinstance(one, str) for one in many):
-            raise UserError(f"{what} = {value!r}; accepted: a text or a list of texts")
+            raise UserError(f"{what} = {cut(repr(value))}; accepted: a text or a list of texts")
         return tuple(many)
     accepted = get_args(kind) or (kind,)
     if isinstance(value, bool) and bool not in accepted:
-        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+        raise UserError(f"{what} = {cut(repr(value))}; accepted: {_words(accepted)}")
     if int in accepted and type(None) in accepted and value == "auto":
         return None
     if isinstance(value, int) and not isinstance(value, bool) and str in accepted:
         return str(value)
     if not isinstance(value, accepted):
-        raise UserError(f"{what} = {value!r}; accepted: {_words(accepted)}")
+        raise UserError(f"{what} = {cut(repr(value))}; accepted: {_words(accepted)}")
     return value
+
+
+def _check_names(kind: str, values: tuple[str, ...]) -> None:
+    """Refuse names with control characters, and several names in one; a file of such a name may hold a model.
+
+    Raises:
+        UserError: one of them is.
+    """
+    for value in values:
+        if kind != "model":
+            refuse_control(kind, value)
+        sources = kind == "model" and (":" in value or "/" in value)  # the rest is a file's name, or options
+        if not sources and len(several := as_list(value)) > 1:
+            each = " ".join(f"--{kind} {cut(one)}" for one in several)
+            raise UserError(f"{kind} {cut(value)!r} is several; give each on its own: {each}")
 
 
 def _words(accepted: tuple[Any, ...]) -> str:
@@ -208,7 +261,7 @@ def _words(accepted: tuple[Any, ...]) -> str:
 def _not_accepted(name: str, value: str, accepted: tuple[str, ...]) -> UserError:
     guess = nearest(value, accepted)
     also = f"; did you mean {guess!r}?" if guess else ""
-    return UserError(f"{name}={value}; accepted: {', '.join(accepted)}{also}")
+    return UserError(f"{name}={cut(value)}; accepted: {', '.join(accepted)}{also}")
 
 
 def _is_cuda(device: str) -> bool:

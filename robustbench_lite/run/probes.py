@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from robustbench_lite.results import diagnostics
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.results.fates import trials
 from robustbench_lite.run import gradient_probes
+from robustbench_lite.run.budget import Budget
 from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_cell import Ran, run_cell
@@ -39,32 +41,44 @@ COMPARED = {
 
 
 def probe_subject(
-    subject: Subject, threat: Threat, threat_text: str, own: Sequence[pd.DataFrame], needs: dict[str, str]
+    subject: Subject,
+    threat: Threat,
+    threat_text: str,
+    own: Sequence[pd.DataFrame],
+    needs: dict[str, str],
+    budget: Budget | None = None,
 ) -> list[Diagnostic]:
     """The diagnostics of one system under one threat.
 
     Args:
-        own: the records of the plan's attacks on it. needs: attack text -> what it needs.
+        own: the records of the plan's attacks on it. needs: attack text -> what it needs. budget: asked before each probe.
     """
+    check = (budget or Budget()).check
     chosen = _chosen(subject)
     frame = pd.concat(own, ignore_index=True) if own else pd.DataFrame()
     found = [_probabilities(subject), gradient_probes.answers_vary(subject)]
     if subject.hides and len(chosen):
-        found.append(gradient_probes.plain_gradients_vanish(subject, chosen, threat))
+        vanish = partial(gradient_probes.plain_gradients_vanish, subject, chosen, threat)
+        found.append(check("plain-gradients-vanish", vanish))
     if not len(chosen):
         why = "no sample is right on its clean image"
         return [*found, *(diagnostics.unchecked(name, why) for name in (*ON_CLEAN, *COMPARED))]
     if threat.rendered:
-        here = [probe(subject, chosen, threat) for name, probe in ON_CLEAN.items() if name not in IN_A_NORM]
+        here = [
+            check(name, partial(probe, subject, chosen, threat))
+            for name, probe in ON_CLEAN.items()
+            if name not in IN_A_NORM
+        ]
         return [
             *found,
             *here,
             *(diagnostics.unchecked(name, f"{threat.norm} is no norm") for name in (*IN_A_NORM, *COMPARED)),
         ]
-    found += [probe(subject, chosen, threat) for probe in ON_CLEAN.values()]
+    found += [check(name, partial(probe, subject, chosen, threat)) for name, probe in ON_CLEAN.items()]
     if not len(frame) or threat.aim == "minimum-norm" or threat.goal == "targeted":
         return found
-    return [*found, *(_compared(name, subject, chosen, threat, frame, needs) for name in COMPARED)]
+    compared = partial(_compared, subject=subject, chosen=chosen, threat=threat, frame=frame, needs=needs)
+    return [*found, *(check(name, partial(compared, name)) for name in COMPARED)]
 
 
 def _chosen(subject: Subject) -> torch.Tensor:
@@ -197,6 +211,8 @@ ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
     "differentiates-inside": lambda subject, chosen, threat: gradient_probes.differentiates_inside(subject, chosen),
     "survives-unbounded-eps": _unbounded,
 }
+#: everything that is probed
+PROBES = ("outputs-are-probabilities", "answers-vary", *ON_CLEAN, *COMPARED)
 #: those of them that take steps in a norm
 IN_A_NORM = ("loss-stands-still", "survives-unbounded-eps")
 

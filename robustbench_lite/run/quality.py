@@ -10,15 +10,16 @@ import pandas as pd
 import torch
 
 from robustbench_lite import data as datasets
-from robustbench_lite.cache import atomic_write, content_key, load_or_make, writable, writing
+from robustbench_lite.cache import atomic_write, load_or_make, writable, writing
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.data.points import mixture_of
 from robustbench_lite.data.stacked import base_of
 from robustbench_lite.defense import Workshop
-from robustbench_lite.fingerprint import source_digest
 from robustbench_lite.generators import Trained, load_generator
 from robustbench_lite.generators.quality import measure
 from robustbench_lite.generators.quality.published import PUBLISHED, Row, table
+from robustbench_lite.hashing import hash_json
+from robustbench_lite.hashing.values import hash_value
 from robustbench_lite.results.generators import CLOCK, SHOWN, base
 from robustbench_lite.run.generate import splits
 from robustbench_lite.run.shelf import Shelf
@@ -104,7 +105,7 @@ def _figures(
         name: getattr(options, name) for name in ("samples", "repeats", "inverted", "restarts", "steps", "seed")
     }
     facts = {
-        "quality": [VERSION, source_digest(type(trained.network))],
+        "quality": [VERSION, hash_value(type(trained.network))],
         "generator": trained.digest,
         "data": [train.digest(), test.digest()],
         "judge": None if judge is None else judge.digest,
@@ -116,7 +117,7 @@ def _figures(
         figures = measure(trained, train, test, judge=judge, **chosen)
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
 
-    return {name: float(value) for name, value in load_or_make(content_key(facts), make).items()}
+    return {name: float(value) for name, value in load_or_make(hash_json(facts), make).items()}
 
 
 def _judge(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.data import outside
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.hashing.values import hash_value
 from robustbench_lite.norms import norm
 from robustbench_lite.norms.rowwise import row_sum
 from robustbench_lite.pictures import Pictures, Seen
@@ -80,7 +80,7 @@ class Mirror:
         subject = self.subject
         held = [(index, self.images[index], self.targets[index], self.lanes[index]) for index in sorted(self.images)]
         facts = (VERSION, DRAWS, subject.system.digest, subject.data.digest(), subject.seed)
-        return fingerprint(facts, subject.indices, held)
+        return hash_value(facts, subject.indices, held)
 
     def measure(self) -> pd.DataFrame:
         """A row an image that was attacked; see `results.reconstruction.figures`."""

@@ -3,13 +3,14 @@
 One folder a cell key (everything that could change a number, but not the slice), so that `first:50` finds what `first:200`
 left. While a cell runs its samples arrive as part files; once it is complete they are one file, sorted by sample: the same
 bytes however often the run was killed on the way.
+
+A file is believed where its schema, its digest, its key and its verdicts are what was written; any other counts as not
+computed.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +20,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from robustbench_lite.attack import Learned
-from robustbench_lite.cache import atomic_write, weights_digest, writing
+from robustbench_lite.cache import atomic_write, writing
+from robustbench_lite.hashing import hash_bytes
+from robustbench_lite.hashing.values import hash_table, hash_tensors
+from robustbench_lite.run.verdict import REASONS
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
@@ -51,14 +55,13 @@ SCHEMA = pa.schema(
 )
 COLUMNS = tuple(SCHEMA.names)
 _WHOLE_FILE, _NOTES, _LEARNED = "rows.parquet", "setup.json", "learned.safetensors"
+_STAGES = "stages.safetensors"
+#: where a file keeps the digest of its rows
+_DIGEST = b"rows"
+#: what no row may lack
+_VERDICT = ("index", "label", "clean_prediction", "prediction", "broken", "valid", "reason", "broken_8bit", "rejected")
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
 NAMES = ("dataset", "model", "defense", "threat", "attack", "adaptive")
-
-
-def cell_key(facts: Mapping[str, Any]) -> str:
-    """32 letters over everything that could change a number of this cell."""
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Records:
@@ -75,19 +78,25 @@ class Records:
         self._forgotten: set[str] = set()
 
     def rows(self, key: str) -> pd.DataFrame:
-        """What is known of the cell, sorted by index; part files that cannot be read count as not computed."""
-        frames = [self._memory[key]] if key in self._memory else []
-        return _joined([*frames, *map(_read, self._files(key))])
+        """What is known of the cell, sorted by index; files that are not as they were written count as not computed."""
+        return self._whole(key, [_read(path, key) for path in self._files(key)])
+
+    def forget(self, key: str) -> None:
+        """Delete what is known of the cell: it was computed for something else."""
+        self._memory.pop(key, None)
+        self._notes.pop(key, None)
+        for path in [*self._files(key), *self._beside(key)]:
+            path.unlink(missing_ok=True)
 
     def trust(self, key: str) -> None:
         """What is on disk of the cell was computed for this run, even where earlier ones are forgotten."""
         self._forgotten.add(key)
 
     def append(self, key: str, rows: pd.DataFrame) -> None:
-        """Add rows of the cell; on disk once this returns."""
+        """Add rows of the cell; on disk once this returns, and held until the cell is finished."""
+        held = self._memory.get(key)
+        self._memory[key] = rows if held is None else pd.concat([held, rows], ignore_index=True)
         if self._folder is None:
-            held = self._memory.get(key)
-            self._memory[key] = rows if held is None else pd.concat([held, rows], ignore_index=True)
             return
         first = int(rows["index"].min())
         name = f"part-{first:08d}-{len(rows):06d}-{_digest(rows)}.parquet"
@@ -97,16 +106,23 @@ class Records:
         """Make one sorted file of the parts; the rows of the cell."""
         if self._folder is None:
             return self.rows(key)
-        files, whole = self._files(key), self._folder / key / _WHOLE_FILE
-        rows = _joined([_read(path) for path in files])
-        if not all(path.exists() for path in files):  # another process has joined them meanwhile
-            return self.finish(key)
-        if files and files != [whole]:
+        whole, files = self._folder / key / _WHOLE_FILE, self._files(key)
+        found = [_read(path, key) for path in files]
+        while files != (files := self._files(key)):  # another process has joined its parts meanwhile
+            found = [_read(path, key) for path in files]
+        rows = self._whole(key, found)
+        if len(rows) and not (files == [whole] and len(found[0]) == len(rows)):
             self._write(whole, rows)
             for path in files:  # those that were read, and none that another process has written since
                 if path != whole:
                     path.unlink(missing_ok=True)
+        self._memory.pop(key, None)
         return rows
+
+    def restore(self, key: str, rows: pd.DataFrame) -> None:
+        """Write the rows of a finished cell again where somebody has deleted them during the run."""
+        if self._folder is not None and len(rows) and not self._files(key):
+            self._write(self._folder / key / _WHOLE_FILE, rows)
 
     def keep(self, key: str, learned: Sequence[Learned]) -> None:
         """Keep what the stages of an attack have learned, in one file that is there whole or not at all."""
@@ -117,7 +133,7 @@ class Records:
             for place, one in enumerate(learned)
             for name, tensor in one.tensors.items()
         }
-        told = {"figures": [dict(one.figures) for one in learned], "digest": weights_digest(tensors)}
+        told = {"figures": [dict(one.figures) for one in learned], "digest": hash_tensors(tensors)}
         with writing(self._folder.parent):
             atomic_write(self._folder / key / _LEARNED, save(tensors, metadata={"learned": json.dumps(told)}))
 
@@ -131,7 +147,7 @@ class Records:
                 told = json.loads(file.metadata()["learned"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return []
-        if told.get("digest") != weights_digest(tensors):
+        if told.get("digest") != hash_tensors(tensors):
             return []
         return [_of_stage(place, tensors, figures) for place, figures in enumerate(told["figures"])]
 
@@ -146,25 +162,43 @@ class Records:
         """What was noted of the cell, by this run or an earlier one; nothing if it cannot be read."""
         if key not in self._notes and self._folder is not None:
             try:
-                self._notes[key] = json.loads((self._folder / key / _NOTES).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                told = json.loads((self._folder / key / _NOTES).read_text(encoding="utf-8"))
+                self._notes[key] = {str(name): float(value) for name, value in told.items()}
+            except (OSError, ValueError, TypeError, AttributeError, RecursionError):
                 return {}
         return self._notes.get(key, {})
+
+    def stages_file(self, key: str) -> Path | None:
+        """Where a cascade keeps which stages have ended while it runs; None in memory."""
+        return None if self._folder is None else self._folder / key / _STAGES
+
+    def _whole(self, key: str, read: list[pd.DataFrame]) -> pd.DataFrame:
+        """What was read, and what this process has computed besides: a file may have been deleted since."""
+        rows, held = _joined(read), self._memory.get(key)
+        if held is None:
+            return rows
+        lost = held[~held["index"].isin(rows["index"])]
+        return _joined([rows, lost]) if len(lost) else rows
 
     def _files(self, key: str) -> list[Path]:
         if self._folder is None:
             return []
-        files = sorted((self._folder / key).glob("*.parquet"), key=lambda path: (path.name != _WHOLE_FILE, path.name))
+        found = (path for path in (self._folder / key).glob("*.parquet") if path.is_file())
+        files = sorted(found, key=lambda path: (path.name != _WHOLE_FILE, path.name))
         if not self._fresh or key in self._forgotten:
             return files
         self._forgotten.add(key)
-        for path in [*files, self._folder / key / _NOTES, self._folder / key / _LEARNED]:
+        for path in [*files, *self._beside(key)]:
             path.unlink(missing_ok=True)
         return []
 
+    def _beside(self, key: str) -> list[Path]:
+        """What a cell leaves besides its rows."""
+        return [] if self._folder is None else [self._folder / key / name for name in (_NOTES, _LEARNED, _STAGES)]
+
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
         table = pa.Table.from_pandas(rows[list(COLUMNS)], schema=SCHEMA, preserve_index=False)
-        table = table.replace_schema_metadata(None)
+        table = table.replace_schema_metadata({_DIGEST: hash_table(table)})
         assert self._folder is not None
         with writing(self._folder.parent):
             atomic_write(path, lambda temporary: pq.write_table(table, temporary))
@@ -177,23 +211,37 @@ def _of_stage(place: int, tensors: Mapping[str, Tensor], figures: Mapping[str, f
     return Learned(tensors=own, figures=figures)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The rows of a file; none if it cannot be read."""
+def _read(path: Path, key: str) -> pd.DataFrame:
+    """The rows of a file; none if it cannot be read, or is not as it was written for the cell with this key."""
     try:
-        return pq.read_table(path, schema=SCHEMA).to_pandas()
-    except (OSError, pa.ArrowException):
-        return pd.DataFrame({name: [] for name in COLUMNS})
+        table = pq.read_table(path, partitioning=None)
+        sound = table.schema.equals(SCHEMA) and (table.schema.metadata or {}).get(_DIGEST) == hash_table(table).encode()
+        if sound and _are_verdicts(rows := table.to_pandas(), key):
+            return rows
+    except (OSError, ValueError, pa.ArrowException):
+        pass
+    return _none()
+
+
+def _are_verdicts(rows: pd.DataFrame, key: str) -> bool:
+    """Whether every row is a verdict of this cell on another sample."""
+    whole = bool(rows[list(_VERDICT)].notna().to_numpy().all()) and rows["index"].is_unique
+    return whole and bool((rows["key"] == key).all()) and bool(rows["reason"].isin(REASONS).all())
+
+
+def _none() -> pd.DataFrame:
+    return pd.DataFrame({name: [] for name in COLUMNS})
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """All rows, each sample once, sorted by index."""
     filled = [rows for rows in parts if len(rows)]
     if not filled:
-        return pd.DataFrame({name: [] for name in COLUMNS})
+        return _none()
     rows = pd.concat(filled, ignore_index=True)
     return rows.drop_duplicates("index", keep="last").sort_values("index", kind="stable").reset_index(drop=True)
 
 
 def _digest(rows: pd.DataFrame) -> str:
     indices = rows["index"].to_numpy().astype("int64").tobytes()
-    return hashlib.blake2b(indices, digest_size=4).hexdigest()
+    return hash_bytes(indices, 4)

@@ -4,10 +4,9 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from robustbench_lite.results.run_data import RunData
-from robustbench_lite.run import output
+from robustbench_lite.run import run_folder
 from robustbench_lite.run.evaluate import expected_of
 
 #: pictures that cannot be drawn from the records: they show images
@@ -20,25 +19,26 @@ def reread(folder: Path) -> RunData:
     Raises:
         UserError: the folder holds no run, or one without results.
     """
-    records, timings, diagnostics = output.read_run(folder)
+    records, timings, diagnostics = run_folder.read_run(folder)
     return RunData(
         records=records,
         timings=timings,
         diagnostics=diagnostics,
         expected=expected_of(timings),
-        environment=output.read_environment(folder),
+        environment=run_folder.read_environment(folder),
         plan=_text(folder / "plan.toml"),
         examples=_examples(folder, timings["key"].astype(str).tolist()),
         pictures={name: data for name in PICTURES if (data := _bytes(folder / name))},
-        physical=output.read_physical(folder),
-        sweep=_table(folder / "sweep.csv"),
-        reconstruction=output.read_reconstruction(folder),
+        physical=run_folder.read_physical(folder),
+        sweep=run_folder.read_sweep(folder),
+        reconstruction=run_folder.read_reconstruction(folder),
+        unfinished=run_folder.unfinished(folder, records, timings),
     )
 
 
 def _examples(folder: Path, keys: list[str]) -> dict[str, dict[int, np.ndarray]]:
     """The kept adversarial images of every cell that has some."""
-    found = {key: output._read_examples(folder / "examples" / f"{key}.npz") for key in dict.fromkeys(keys)}
+    found = {key: run_folder.read_examples(folder / "examples" / f"{key}.npz") for key in dict.fromkeys(keys)}
     return {key: images for key, images in found.items() if images}
 
 
@@ -51,9 +51,3 @@ def _bytes(path: Path) -> bytes:
     with contextlib.suppress(OSError):
         return path.read_bytes()
     return b""
-
-
-def _table(path: Path) -> pd.DataFrame:
-    with contextlib.suppress(OSError, ValueError):
-        return pd.read_csv(path, keep_default_na=False, na_values={"rate": [""], "low": [""], "high": [""]})
-    return pd.DataFrame()

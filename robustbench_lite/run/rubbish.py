@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite.cache import atomic_write, writable, writing
 from robustbench_lite.errors import UserError, nearest
@@ -24,9 +24,11 @@ from robustbench_lite.oracle import Needs, Oracle
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.rows import along
+from robustbench_lite.run.dataset import tell
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -150,7 +152,7 @@ class Settings:
 
 
 def rubbish(
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     *,
     dataset: str = "digits",
     defense: str = "none",
@@ -177,18 +179,19 @@ def rubbish(
     own = {name: options.pop(name) for name in list(options) if name in Settings.__dataclass_fields__}
     chosen = replace(settings or Settings(), **own)
     named = isinstance(model, str)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,), seed=seed, device=device).with_options(
+    name = name_of(model)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,), seed=seed, device=device).with_options(
         {
             "threats" if key == "threat" else key: (value,) if key == "threat" else value
             for key, value in options.items()
         }
     )
     data = data_of(plan)
-    with one_system(plan, data, None if named else model, reporter.training) as system:  # type: ignore[arg-type]  # no text
+    tell(data, reporter)
+    with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         reporter.begin(f"noise on {name}, {defense}", len(chosen.starts) * chosen.count)
         found = measure(system, chosen, seed=seed, advance=reporter.advance)
-    found = replace(found, class_names=data.class_names, model=str(name), defense=defense)
+    found = replace(found, class_names=data.class_names, model=name, defense=defense)
     if out is not None:
         found.write(Path(out))
     return found

@@ -1,14 +1,14 @@
 """What a plan means: its data, threats, attacks and device, read and checked before anything runs."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import data as datasets
 from robustbench_lite.attack import Attack, prepares, resolve_attack
@@ -16,8 +16,10 @@ from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
 from robustbench_lite.devices import find_device
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import refuse_control, visible
 from robustbench_lite.networks import bound
 from robustbench_lite.physical import Camera, resolve_camera
+from robustbench_lite.run.dataset import load_data, tell
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter
@@ -26,10 +28,11 @@ from robustbench_lite.run.subject import Subject, behind, prepare
 from robustbench_lite.run.systems import Builder, Built, borrowed
 from robustbench_lite.run.tries import check as check_tries
 from robustbench_lite.run.tries import sitting_of, without_eot
-from robustbench_lite.system import System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 from robustbench_lite.training import threads_for
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +42,7 @@ class Setting:
     Args:
         threats, attacks: by what the plan calls them. camera: before every system, or None.
         data: the test split. indices: the slice of it that is evaluated. targets: the user's own, or None.
+        threads: of what is trained or fitted; attacks have their own number, see `run.threads`.
     """
 
     plan: Plan
@@ -48,6 +52,7 @@ class Setting:
     device: torch.device
     data: Dataset
     indices: np.ndarray
+    threads: int
     targets: Tensor | None = None
 
     @classmethod
@@ -74,8 +79,8 @@ class Setting:
             resolve_defense(text)
         device = find_device(plan.device)
         if data is None:
-            root = None if plan.data_root is None else Path(plan.data_root)
-            data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+            data = load_data(plan)
+        data = _named(data)
         indices = datasets.choose(data, plan.samples, plan.slice_seed)
         _check(chosen, threats, data, targets)
         check_tries(plan, chosen, threats)
@@ -93,18 +98,16 @@ class Setting:
             device=device,
             data=data,
             indices=indices,
+            threads=threads_for(data, device),
             targets=targets,
         )
 
-    @property
-    def threads(self) -> int:
-        """How many threads compute."""
-        return threads_for(self.data, self.device)
-
     @contextmanager
-    def opened(self, model: "nn.Module | System | str | None", reporter: Reporter) -> Iterator["Open"]:
+    def opened(self, model: object, reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
+        _LOGGER.info("%d threads on %s", self.threads, self.device)
+        tell(self.data, reporter)
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
             builder = Builder(
                 plan=self.plan,
@@ -113,6 +116,7 @@ class Setting:
                 threats=tuple(self.threats.values()),
                 training=reporter.training,
                 given=given,
+                note=reporter.note,
             )
             yield Open(setting=self, builder=builder)
 
@@ -123,6 +127,11 @@ class Open:
 
     setting: Setting
     builder: Builder
+
+    def build(self, model: str, defense: str) -> Built:
+        """The system, with the threads that trainings always have, whatever is attacked beside them."""
+        with steady_threads(self.setting.threads):
+            return self.builder.build(model, defense)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -158,9 +167,22 @@ class Open:
         return {text: bound(attack, shelf) for text, attack in self.setting.attacks.items()}
 
 
+def _named(data: Dataset) -> Dataset:
+    """The data under a name that can be shown.
+
+    Raises:
+        UserError: a class has a name with control characters.
+    """
+    for name in data.class_names or ():
+        refuse_control("the class", str(name))
+    shown = visible(data.name)
+    return data if shown == data.name else replace(data, name=shown)
+
+
 def _check(attacks: Mapping[str, Attack], threats: Mapping[str, Threat], data: Dataset, targets: Tensor | None) -> None:
     for attack in attacks.values():
         for threat in threats.values():
+            threat.check_shape(data.shape)
             attack.check(threat, data.num_classes)
             if threat.eps is None and len(attack.stages()) > 1:
                 raise UserError(f"{attack.name} is a cascade and ends at the first break; it needs {threat.norm}:EPS")

@@ -27,6 +27,7 @@ class Shelf:
     allow_pickle: bool
     workshop: Callable[[], Workshop]
     num_classes: int = 0
+    allow_code: bool = False
     kept: dict[tuple[str, int], System] = field(default_factory=dict)
 
     def of(self, num_classes: int) -> "Shelf":
@@ -82,5 +83,6 @@ class Shelf:
             num_classes=self.num_classes,
             input_shape=self.data.shape,
             allow_pickle=self.allow_pickle,
+            allow_code=self.allow_code,
             class_names=self.data.class_names,
         )

@@ -113,14 +113,14 @@ def prepare(
     Raises:
         UserError: the system's answers do not fit the data, or one image at a time does not fit into memory.
     """
-    system = system.to(device)
+    system = system.to(device).remembered()
     fits(system, data)
     shapes: Shapes | None = default_shapes(device, batch, data.shape)
     while shapes is not None:
         try:
             system, fast, shapes, clean = _measured(system, data, indices, seed, device, shapes, quick, sitting)
             break
-        except (torch.OutOfMemoryError, MemoryError):
+        except torch.OutOfMemoryError:
             shapes = shapes.smaller()
     else:
         raise UserError(f"{system.name} does not fit into the memory of {device} with one image at a time")
@@ -161,6 +161,9 @@ def fits(system: System, data: Dataset) -> None:
     """
     if tuple(system.input_shape) != tuple(data.shape):
         raise UserError(f"{system.name} takes images {_by(system.input_shape)} but {data.name} has {_by(data.shape)}")
+    if data.class_names is not None and system.num_classes > len(data.class_names):
+        names = f"{len(data.class_names)}, {data.class_names[0]} and so on"
+        raise UserError(f"{system.name} has {system.num_classes} classes but the data {names}")
     top = int(data.labels.max())
     if top >= system.num_classes:
         raise UserError(f"labels reach {top} but {system.name} has {system.num_classes} classes")

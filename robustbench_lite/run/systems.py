@@ -3,24 +3,33 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustbench_lite import data as datasets
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.escaping import visible
+from robustbench_lite.guard import calling
+from robustbench_lite.results.loading import loading_text
 from robustbench_lite.run.build import defended_system
+from robustbench_lite.run.dataset import load_data
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.run.treatment import hides
 from robustbench_lite.system import Observed, System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
+from robustbench_lite.zoo.base import ask
+from robustbench_lite.zoo.compat import handling_of
+from robustbench_lite.zoo.given import as_network
+
+#: what callers give as a model: a spec, a system, a module of any make, an exported program, or a function of images
+GivenModel = str | System | nn.Module | torch.export.ExportedProgram | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,8 @@ class Builder:
     Args:
         data: the test split, for shape and classes. given: the caller's own system instead of the plan's model specs.
         training: (done, total, text) of a training under way. judges: what reads reconstructions, kept.
+        present: the system that is being built, in words.
+        note: is told once of each model what was applied when it was loaded.
     """
 
     plan: Plan
@@ -54,26 +65,53 @@ class Builder:
     training: Callable[[int, int, str], None]
     given: System | None = None
     judges: Shelf | None = None
+    present: str = ""
+    note: Callable[[str], None] = lambda text: None
+    told: set[str] = field(default_factory=set)
 
-    def systems(self) -> Iterator[Built]:
-        """Every model with every defense, in the order of the plan."""
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every model with every defense, in the order of the plan.
+
+        Raises:
+            UserError: a model is not there: told of the last one before the first one is attacked.
+        """
         for model in self.plan.models[1:]:
-            self._loaded(model)  # a mistake in the last one is told before the first one is attacked
-        for model in self.plan.models:
-            for defense in self.plan.chains:
-                yield self.build(model, defense)
+            self._loaded(model)
+        return [(model, defense) for model in self.plan.models for defense in self.plan.chains]
+
+    def networks(self) -> list[nn.Module]:
+        """The network of every model, with whatever weights it comes with."""
+        found = [self._loaded(model) for model in self.plan.models]
+        return [one.model if isinstance(one, System) else one.module for one in found]
 
     def shelf(self) -> Shelf:
         """The networks that attacks name."""
-        return Shelf(data=self.data, device=self.device, allow_pickle=self.plan.allow_pickle, workshop=self._workshop)
+        return Shelf(
+            data=self.data,
+            device=self.device,
+            workshop=self._workshop,
+            allow_pickle=self.plan.allow_pickle,
+            allow_code=self.plan.allow_code,
+        )
 
     def build(self, model: str, defense: str) -> Built:
+        self.present = f"{model}, {defense}"
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
-        system = defended_system(self._loaded(model), chain, self._workshop)
+        with calling(f"{model} with {defense}"):
+            system = defended_system(self._loaded(model), chain, self._workshop)
+        self._tell(model, system)
         audited, hidden = all(part.adaptivity != "unaudited" for part in known), hides(system)
         adaptive = audited and (bool(known) or hidden)
-        return Built(model=model, defense=defense, system=system, adaptive=adaptive, hides=hidden and adaptive)
+        self.present = ""
+        names = {"model": visible(model), "defense": visible(defense)}
+        return Built(**names, system=system, adaptive=adaptive, hides=hidden and adaptive)
+
+    def _tell(self, model: str, system: System) -> None:
+        said = loading_text(system.notes.get("loading", {}))
+        if said and model not in self.told:
+            self.told.add(model)
+            self.note(f"{shortened(model)}: {said}")
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
         if task_of(self.plan.task).reconstructs:
@@ -84,7 +122,7 @@ class Builder:
             model,
             num_classes=self.data.num_classes,
             input_shape=self.data.shape,
-            allow_pickle=self.plan.allow_pickle,
+            **self.plan.trust,
             class_names=self.data.class_names,
         )
 
@@ -103,8 +141,12 @@ class Builder:
     def _workshop(self) -> Workshop:
         """Looks for the training split only where something learns from it: it may not be there."""
         return _Unhurried(
-            look=self._train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self.training
+            look=self._train, threats=self.threats, seed=self.plan.seed, device=self.device, progress=self._progress
         )
+
+    def _progress(self, done: int, total: int, text: str) -> None:
+        """Told of a training; tells of which system."""
+        self.training(done, total, ": ".join(part for part in (self.present, text) if part))
 
     def _train(self) -> Dataset:
         if self.plan.dataset == "tensors":
@@ -112,8 +154,7 @@ class Builder:
                 "a defense, or a network to be trained, learns from training data, and evaluate was given images alone; "
                 "name a dataset"
             )
-        root = None if self.plan.data_root is None else Path(self.plan.data_root)
-        return datasets.load(self.plan.dataset, "train", root=root, download=self.plan.download)
+        return load_data(self.plan, "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,39 +176,59 @@ class _Unhurried(Workshop):
         return train
 
 
+def name_of(model: object) -> str:
+    """What results call a model that the caller gives: the text itself, a system's name, a function's or a class's."""
+    if isinstance(model, str):
+        return model
+    if isinstance(model, System):
+        return model.name
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return name_of(model.module)
+    own = None if isinstance(model, nn.Module) else getattr(model, "__name__", None)
+    return own.strip("<>") if isinstance(own, str) else type(model).__name__
+
+
 @contextmanager
-def borrowed(model: nn.Module | System | None, data: Dataset | None, device: torch.device) -> Iterator[System | None]:
-    """The caller's model as a system for a while; modes, gradient flags and device are put back afterwards."""
+def borrowed(model: object, data: Dataset | None, device: torch.device) -> Iterator[System | None]:
+    """The caller's model as a system for a while; modes, gradient flags and device are put back afterwards.
+
+    Args:
+        model: a system, a module of any make, an exported program, a function of images, or None.
+
+    Raises:
+        UserError: it is none of these, or no classifier of such images.
+    """
     if model is None or isinstance(model, System):
         yield model
         return
+    name = name_of(model)
+    network, kind = as_network(model, name)
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
-    modes = {part: part.training for part in model.modules()}
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    modes = {part: part.training for part in network.modules() if hasattr(part, "training")}  # a frozen script has none
+    flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     try:
-        yield _system_of(model.to(device), data, device)
+        yield _system_of(network.to(device), name, kind, data, device)
     finally:
-        model.to(home)
+        network.to(home)
         for part, training in modes.items():
             part.training = training
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
 
 
-def _system_of(model: nn.Module, data: Dataset, device: torch.device) -> System:
-    """A bare module as a system; one image tells how many classes it has."""
-    model.eval()
-    name = type(model).__name__
+def _system_of(network: nn.Module, name: str, kind: str, data: Dataset, device: torch.device) -> System:
+    """A module as a system; one image tells how it must be asked, and how many classes it has."""
     x = data.batch([0]).to(device)
-    try:
-        with torch.no_grad():
-            scores = model(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{name} cannot take images {tuple(x.shape[1:])}: {first}") from error
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or len(scores) != 1:
-        given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise UserError(f"{name} answers one image with {given}; accepted: a tensor (1, classes) of logits")
-    return System(model=model, num_classes=scores.shape[1], input_shape=data.shape, name=name)
+    handling = handling_of(network, x, name, default_shapes(device, None, data.shape).most)
+    model = handling.around(network)
+    scores = ask(model, x, name)
+    loading = {**({"made": kind} if kind else {}), **handling.notes()}
+    return System(
+        model=model,
+        num_classes=scores.shape[1],
+        input_shape=data.shape,
+        name=name,
+        notes={"loading": loading} if loading else {},
+    )

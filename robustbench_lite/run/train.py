@@ -63,6 +63,7 @@ def train(
     data_root: str | Path | None = None,
     download: bool = False,
     allow_pickle: bool = False,
+    allow_code: bool = False,
     use_cache: bool = True,
     progress: training.Progress | None = None,
 ) -> Card:
@@ -96,7 +97,13 @@ def train(
     root = None if data_root is None else Path(data_root)
     data, test = (datasets.load(dataset, split, root=root, download=download) for split in ("train", "test"))
     aim = _aim(threat, data)
-    found = zoo.load(model, num_classes=data.num_classes, input_shape=data.shape, allow_pickle=allow_pickle)
+    found = zoo.load(
+        model,
+        num_classes=data.num_classes,
+        input_shape=data.shape,
+        allow_pickle=allow_pickle,
+        allow_code=allow_code,
+    )
     untrained = replace(found, trained=False)  # weights that the spec names are not what is asked for
     shop = Workshop(train=data, threats=(aim,), seed=seed, device=place, progress=progress)
     system = defended_system(untrained, chain, lambda: shop, changes=changes, use_cache=use_cache).to(place)
@@ -151,6 +158,7 @@ def _aim(threat: str | Threat | None, data: Dataset) -> Threat:
         return usual_threat(data)
     given = Threat.parse(threat) if isinstance(threat, str) else threat
     aim = Threat(norm=given.norm, eps=given.radius)
+    aim.check_shape(data.shape)
     resolve_attack(MEASURED_WITH).check(aim, data.num_classes)
     return aim
 

@@ -1,14 +1,18 @@
 """All runs of an attack on one system under one threat, each in as much room as the memory has."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustbench_lite.attack import Attack, needs_of
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.cell_ends import text_of
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.reporter import Reporter
@@ -19,7 +23,13 @@ from robustbench_lite.run.tries import tries
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
+_LOGGER = logging.getLogger(__name__)
 Held = Callable[[str], frozenset[int]]
+Keep = Callable[[str, dict[int, np.ndarray]], object]
+
+
+def _forget(key: str, examples: dict[int, np.ndarray]) -> None:
+    """Keeps nothing."""
 
 
 def trial(
@@ -31,8 +41,13 @@ def trial(
     records: Records,
     held: Held,
     reporter: Reporter,
+    keep: Keep = _forget,
 ) -> Iterator[tuple[Cell, Ran]]:
-    """Run the attacks, as often as the plan has them run; what the records know is not computed again."""
+    """Run the attacks, as often as the plan has them run; what the records know is not computed again.
+
+    Args:
+        held: key -> indices of the examples of a cell that are kept. keep: (key, examples) keeps more of them.
+    """
     plan = setting.plan
     for one in tries(plan, subject, attacks, threat):
         cell = Cell(
@@ -49,7 +64,7 @@ def trial(
             blind=one.blind,
             plain=one.plain,
         )
-        cell, ran = _with_room(cell, records, reporter, held)
+        cell, ran = _with_room(cell, records, reporter, held, keep)
         subject = cell.subject
         yield cell, ran
 
@@ -79,16 +94,28 @@ def clock_of(cell: Cell, ran: Ran) -> dict[str, Any]:
     }
 
 
-def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held) -> tuple[Cell, Ran]:
+def unstarted(
+    setting: Setting, model: str, defense: str, threat_text: str, attack_text: str, attack: Attack
+) -> dict[str, Any]:
+    """The same of a cell that could not begin."""
+    names = {"model": model, "defense": defense, "threat": threat_text, "attack": attack_text}
+    clocks = {"seconds": 0.0, "setup_seconds": 0.0, "setup_queries": 0.0, "batch_size": 0, "floor": 0, "stages": ""}
+    known = {"dataset": setting.data.name, "needs": needs_of(attack).value, "expected": len(setting.indices), "key": ""}
+    return {**names, **known, **clocks}
+
+
+def _with_room(cell: Cell, records: Records, reporter: Reporter, held: Held, keep: Keep) -> tuple[Cell, Ran]:
     """Run the cell, with ever smaller micro-batches while the memory does not do; a new floor is a new key."""
     while True:
         subject = cell.subject
-        reporter.begin(
-            f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}", len(subject.indices)
+        reporter.begin(text_of(cell), len(subject.indices))
+        _LOGGER.info(
+            "micro-batches of %d, in blocks of %d, on %s", subject.shapes.most, subject.shapes.floor, subject.device
         )
         try:
-            return cell, run_cell(cell, records, reporter.advance, held(cell.key))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            told = (reporter.note, reporter.progress, partial(keep, cell.key))
+            return cell, run_cell(cell, records, reporter.advance, held(cell.key), *told)
+        except torch.OutOfMemoryError as error:
             failed = f"out of memory with one image at a time: {error}"
         less = smaller(subject, reporter)
         if less is None:

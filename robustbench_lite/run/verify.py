@@ -1,6 +1,7 @@
 """`verify`: our verdict on adversarial examples that somebody else has made.
 
-It is the verdict of an evaluation, on the same system and the same images: nothing here decides what is broken.
+It is the verdict of an evaluation, on the same system and the same images: nothing here decides what is broken. Where most
+examples do not count, nothing was verified: there is no robust accuracy, and the likely mistake is told.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_lite import __version__
 from robustbench_lite import data as datasets
@@ -23,20 +24,26 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.objectives import Goal
 from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.rows import concat
+from robustbench_lite.run.dataset import tell
+from robustbench_lite.run.mistakes import UNCHANGED, Likely, likely_mistake, unchanged
 from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.subject import Subject, prepare
 from robustbench_lite.run.submission import Submission, read
+from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tries import sitting_of
 from robustbench_lite.run.verdict import CLEAN_WRONG, NAN_SCORES, REASONS, Verdict, judge
-from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 #: what becomes of an example; one each
 BROKEN, NOT_BROKEN = "broken", "not-broken"
 FATES = (BROKEN, NOT_BROKEN, "outside-threat", "outside-box", "not-finite", "clean-wrong")
 FORMAT = 1
+#: where more than this share of the examples that could break an image is invalid, nothing was verified
+INVALID = 0.5
+#: where more than this share is invalid, the likely mistake is looked for
+_ODD = 0.05
 #: the columns of the norms, in the verdict's order
 _NORMS = ("linf", "l2", "l1", "l0")
 
@@ -50,10 +57,12 @@ class Verified:
             those that are wrong without an attack), broken_8bit, break_rate, fate (one of `FATES`), reason, linf, l2, l1,
             l0, distance (in the threat's norm) and beyond (how far outside the ball, or outside [0, 1]).
         facts: what it depends on: file, system, data, threat, seed and versions, with digests.
+        likely: the mistake that explains why examples do not count, or None.
     """
 
     samples: pd.DataFrame
     facts: dict[str, Any]
+    likely: Likely | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -67,18 +76,40 @@ class Verified:
         return ~self.samples["broken"].to_numpy(dtype=bool)
 
     @property
-    def robust(self) -> float:
-        """Robust accuracy over the images of the file, under the file alone."""
-        return float(self.left.mean())
+    def could(self) -> int:
+        """How many images are right without an attack, so that an example could break them."""
+        return int((self.samples["fate"] != "clean-wrong").sum())
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def judged(self) -> int:
+        """How many examples of these images are valid, and were judged."""
+        return int(self.samples["fate"].isin((BROKEN, NOT_BROKEN)).sum())
+
+    @property
+    def verified(self) -> bool:
+        """Whether enough was judged for a robust accuracy, and of something else than clean images."""
+        unattacked = self.likely is not None and self.likely.mistake == UNCHANGED
+        return self.judged > 0 and self.could - self.judged <= INVALID * self.could and not unattacked
+
+    @property
+    def robust(self) -> float | None:
+        """Robust accuracy over the images of the file, under the file alone; None where nothing was verified."""
+        return float(self.left.mean()) if self.verified else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
         """Its exact 95 % interval (test images only)."""
-        return clopper_pearson(int(self.left.sum()), len(self.left))
+        return clopper_pearson(int(self.left.sum()), len(self.left)) if self.verified else None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The robust accuracy if all invalid examples broke their images, and if none did; None where none was judged."""
+        sure = (self.samples["fate"] == NOT_BROKEN).to_numpy()
+        return (float(sure.mean()), float(self.left.mean())) if self.judged else None
 
     def told(self) -> dict[str, Any]:
         """Everything, as JSON takes it: what is not a finite number is null."""
-        low, high = self.interval
+        low, high = self.interval or (None, None)
         rows = [{key: _plain(value) for key, value in row.items()} for row in self.samples.to_dict("records")]
         return {
             "format": FORMAT,
@@ -88,6 +119,10 @@ class Verified:
             "robust_accuracy": self.robust,
             "robust_accuracy_low": low,
             "robust_accuracy_high": high,
+            "could_count": self.could,
+            "judged": self.judged,
+            "bounds": None if self.bounds is None else list(self.bounds),
+            "likely": None if self.likely is None else self.likely.facts(),
             "samples": rows,
         }
 
@@ -104,7 +139,7 @@ class Verified:
 
 def verify(
     file: str | Path,
-    model: "nn.Module | System | str" = "small-cnn",
+    model: GivenModel = "small-cnn",
     x: Tensor | np.ndarray | None = None,
     y: Tensor | np.ndarray | None = None,
     *,
@@ -119,6 +154,7 @@ def verify(
 
     The file (.npz, .npy, .pt) holds `x_adv` (n, c, h, w) or (n, h, w, c), float in [0, 1] or uint8, and may hold `indices`
     (n,), the images' positions in the test split, and `y` (n,), their labels. Without positions they are the first n images.
+    The names, pairs and lists that AutoAttack and torchattacks save are read too (see `submission`).
 
     Args:
         model, x, y, defense, dataset: as for `evaluate`. threat: a norm, with eps or without.
@@ -131,16 +167,19 @@ def verify(
     """
     reporter, path = reporter or Silent(), Path(file).expanduser()
     limits = _threat(threat)
-    name = model if isinstance(model, str) else getattr(model, "name", None) or type(model).__name__
+    name = name_of(model)
     given = {"samples": samples, "threats": (threat,), **options}
-    plan = Plan(dataset=dataset, models=(str(name),), defenses=(defense,)).with_options(given)
+    plan = Plan(dataset=dataset, models=(name,), defenses=(defense,)).with_options(given)
+    if x is not None and y is None:
+        raise UserError("verify got x without y; give the labels too")
     data = data_of(plan) if x is None or y is None else from_tensors(x, y)
+    tell(data, reporter)
     submission = read(path, data.shape)
     indices = _indices(submission, data, plan, path)
     own = None if isinstance(model, str) else model
-    with one_system(plan, data, own, reporter.training) as system:
+    with one_system(plan, data, own, reporter.training, reporter.note) as system:
         subject = prepare(
-            model=str(name),
+            model=name,
             defense=defense,
             system=system,
             data=data,
@@ -155,7 +194,21 @@ def verify(
         reporter.begin(f"{name}, {defense}: verdict", len(indices))
         verdict = concat(list(_judged(subject, submission, limits, reporter))).to("cpu")
         facts = _facts(subject, submission, path, threat)
-    return Verified(samples=_samples(subject, submission, limits, verdict), facts=facts)
+    found = _samples(subject, submission, limits, verdict)
+    return Verified(samples=found, facts=facts, likely=_likely(found, submission, data, limits, plan))
+
+
+def _likely(samples: pd.DataFrame, submission: Submission, data: Dataset, threat: Threat, plan: Plan) -> Likely | None:
+    """The mistake that explains the invalid examples, looked for where there are many, or where no example differs."""
+    counts = (samples["fate"] != "clean-wrong").to_numpy()
+    invalid = np.flatnonzero(counts & ~samples["fate"].isin((BROKEN, NOT_BROKEN)).to_numpy())
+    distance = samples["distance"].to_numpy(dtype=np.float64)
+    if bool((distance == 0).all()):
+        return unchanged(len(samples))
+    if len(invalid) <= _ODD * counts.sum():
+        return None
+    indices = samples["index"].to_numpy(dtype=np.int64)
+    return likely_mistake(submission.images, indices, invalid, distance, data, threat, slice_seed=plan.slice_seed)
 
 
 def _threat(text: str) -> Threat:
@@ -204,8 +257,21 @@ def _check_labels(submission: Submission, data: Dataset, indices: np.ndarray, pa
         first = odd[0]
         raise UserError(
             f"{str(path)!r} says {submission.labels[first]} of image {indices[first]}, which {data.name} labels"
-            f" {labels[first]}; is it in another order?"
+            f" {labels[first]}; {_label_mistake(submission.labels, labels)}"
         )
+
+
+def _label_mistake(given: np.ndarray, labels: np.ndarray) -> str:
+    """What explains labels that are not the images'."""
+    if bool((given[::-1] == labels).all()):
+        return "its labels are in reverse order, so are the examples probably"
+    if bool((given == labels + 1).all()):
+        return "its labels count from 1; the first class is 0"
+    if len(given) > 2 and (bool((given[:-1] == labels[1:]).all()) or bool((given[1:] == labels[:-1]).all())):
+        return "its labels are shifted by one image: the first one is missing, or one stands before them"
+    if bool((np.sort(given) == given).all()) and bool((np.sort(labels) == np.sort(given)).all()):
+        return "its labels are sorted by class; keep the order of the images, or give their indices"
+    return "is it in another order? give the images' indices"
 
 
 def _judged(subject: Subject, submission: Submission, threat: Threat, reporter: Reporter) -> Iterator[Verdict]:

@@ -19,8 +19,11 @@ from types import FrameType
 from typing import Any
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.guard import no_early_end
+from robustbench_lite.run.cell_ends import ended
+from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.reporter import Reporter, Silent
+from robustbench_lite.run.reporter import CellEnd, Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import Built
@@ -30,6 +33,8 @@ from robustbench_lite.training.layout import tiny
 #: processes that are started unasked at most, and the fewest tasks that are worth their start of some seconds
 MOST, FEWEST = 8, 12
 _PATIENCE = 10.0
+#: ends a process at once, whatever stands in its place while a user's code runs
+_LEAVE = os._exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +103,13 @@ def compute_ahead(setting: Setting, output: Any, jobs: int | None, reporter: Rep
             for one in [ready for ready in wait(list(busy)) if isinstance(ready, Connection)]:
                 try:
                     kind, told = one.recv()
-                except (EOFError, OSError):  # it died; the run itself will find out why
-                    del busy[one]
+                except (EOFError, OSError):
+                    reporter.note(f"a process that computed {busy.pop(one)} died; the run itself tries it again")
                     continue
                 if kind == "cell":
                     output.computed(told)
+                elif kind == "ended":
+                    reporter.end(told)
                 elif kind == "note":
                     reporter.note(told)
                 elif kind == "refused":
@@ -160,7 +167,7 @@ def _work(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
     try:
         _serve(plan, folder, fresh, boss)
     finally:
-        os._exit(0)  # at once: a second signal has nothing to interrupt
+        _LEAVE(0)  # at once: a second signal has nothing to interrupt
 
 
 def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
@@ -178,16 +185,18 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
         warnings.showwarning = warned
         setting = Setting.of(plan)
         output = Output(folder, plan, fresh=fresh)
-        with setting.opened(None, Silent()) as opened:
+        count = output.threads or setting.threads  # the run has chosen them before it shares its work
+        with no_early_end(), setting.opened(None, Silent()) as opened, steady_threads(count):
             desk = _Desk(opened=opened, output=output)
             while True:
                 task: Task = boss.recv()
                 try:
-                    for clock in desk.done(task):
+                    for clock, ended in desk.done(task):
                         tell("cell", clock)
+                        tell("ended", ended)
                 except UserError as error:
                     tell("refused", str(error))
-                except Exception:  # the run itself comes to it, and says what is wrong
+                except (Exception, SystemExit):  # the run itself comes to it, and says what is wrong
                     tell("done", None)
                 else:
                     tell("done", None)
@@ -202,8 +211,8 @@ class _Desk:
         self._built: Built | None = None
         self._subject: Subject | None = None
 
-    def done(self, task: Task) -> Iterator[dict[str, Any]]:
-        """Do it; the clock of every cell as it ends."""
+    def done(self, task: Task) -> Iterator[tuple[dict[str, Any], CellEnd]]:
+        """Do it; the clock of every cell as it ends, and what is told of it. One that failed is left to the run itself."""
         built = self._system(task)
         if task.attack is None:
             return
@@ -213,16 +222,18 @@ class _Desk:
         attacks = {task.attack: self._opened.attacks(subject)[task.attack]}
         for text, threat in setting.threats.items():
             seen = f"{text}{setting.plan.sees_through}"
-            records, held = self._output.records, self._output.held
-            for cell, ran in trial(setting, subject, attacks, threat, seen, records, held, Silent()):
-                self._output.examples(cell.key, ran.examples)
+            out = self._output
+            for cell, ran in trial(
+                setting, subject, attacks, threat, seen, out.records, out.held, Silent(), out.examples
+            ):
+                out.examples(cell.key, ran.examples)
                 if not ran.failed:
-                    yield clock_of(cell, ran)
+                    yield clock_of(cell, ran), ended(cell, ran)
 
     def _system(self, task: Task) -> Built:
         if self._built is None or self._at != (task.model, task.defense):
             self._built = self._subject = None
-            self._built, self._at = self._opened.builder.build(task.model, task.defense), (task.model, task.defense)
+            self._built, self._at = self._opened.build(task.model, task.defense), (task.model, task.defense)
         return self._built
 
 
@@ -236,4 +247,4 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        _LEAVE(1)

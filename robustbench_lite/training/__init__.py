@@ -5,6 +5,7 @@ the undefended model; `TrainingOptions` are what a defense that trains lets its 
 measures a model in training, `validation` is what early stopping looks at.
 """
 
+from robustbench_lite.seeding import derive, seeded, threads
 from robustbench_lite.training.average import Average
 from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate, Watch
 from robustbench_lite.training.history import Epoch, Fitted, Moment, Score
@@ -13,7 +14,6 @@ from robustbench_lite.training.measure import accuracy, clean_validation, valida
 from robustbench_lite.training.mixture import Mixture
 from robustbench_lite.training.options import TrainingOptions
 from robustbench_lite.training.recipe import Recipe, default_recipe
-from robustbench_lite.training.seeds import derive, seeded, threads
 from robustbench_lite.training.standard import standard_recipe, standard_training
 from robustbench_lite.training.start import file_digest, fresh_copy, start_from
 

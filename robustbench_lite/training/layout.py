@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.data.base import Dataset
-from robustbench_lite.training.seeds import seeded
+from robustbench_lite.seeding import seeded
 
 #: values of an image up to which one thread is fastest, and no layout better than another
 _TINY_IMAGE = 256

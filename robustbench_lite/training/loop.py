@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.cache import weights_digest
+from robustbench_lite.cores import usable_cores
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.randomness import Draws
+from robustbench_lite.seeding import derive, seeded, threads
 from robustbench_lite.training.augment import moved
 from robustbench_lite.training.average import Average
 from robustbench_lite.training.batch import Around, Batch, Loss, Progress, Validate, Watch
@@ -26,7 +28,6 @@ from robustbench_lite.training.layout import fast_layout, tiny
 from robustbench_lite.training.mixture import Mixture
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.resume import Saver
-from robustbench_lite.training.seeds import derive, seeded, threads
 
 _CPU = torch.device("cpu")
 #: a larger validation set costs more than it tells (Rice et al. 2020 hold out 1000 of CIFAR-10)
@@ -73,7 +74,7 @@ def fit(
     if validate is not None:
         rows, held = split(data.labels, recipe.validation, seed)
     pool, share = (data, ()) if mix is None else (mix.behind(data), (mix.share,))
-    weights = weights_digest(model.state_dict())
+    weights = hash_tensors(model.state_dict())
     task = repr((recipe, seed, pool.digest(), validate is not None, device.type, weights, *share))
     with threads(threads_for(data, device)), fast_layout(model, data, device):
         training = _Training(
@@ -98,7 +99,7 @@ def threads_for(data: Dataset, device: torch.device) -> int:
     One for tiny images: more would wait for each other (8x8, batch 64, two busy cores: measured 8 times slower), and
     the last bits of the weights would differ from machine to machine.
     """
-    return 1 if tiny(data, device) else torch.get_num_threads()
+    return 1 if tiny(data, device) else min(torch.get_num_threads(), usable_cores())
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

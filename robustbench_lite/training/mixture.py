@@ -3,7 +3,6 @@
 Carmon et al. 2019, arXiv 1905.13736; Rebuffi et al. 2021, arXiv 2103.01946; Gowal et al. 2021, arXiv 2110.09468, sec. 4.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from robustbench_lite.data.base import Dataset, Images
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing import Hasher
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +84,7 @@ class Joined:
         images[early], images[~early] = parts
         return images
 
-    def feed(self, state: "hashlib.blake2b") -> None:
+    def feed(self, state: Hasher) -> None:
         """Hash what the images are, and where the others begin."""
         self.first.feed(state)
         state.update(len(self.first).to_bytes(8, "little"))

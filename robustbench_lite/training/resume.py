@@ -3,7 +3,6 @@
 Tensors only (safetensors), never a pickle. What cannot be read, or belongs to another training, is not used.
 """
 
-import hashlib
 import json
 import time
 import warnings
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustbench_lite.cache import atomic_write
+from robustbench_lite.hashing import hash_text
 
 #: seconds between saves, so that short epochs are not spent on writing
 INTERVAL = 5.0
@@ -36,7 +36,7 @@ class Saver:
 
     def __init__(self, folder: Path | None, task: str) -> None:
         self._path = None if folder is None else folder / _FILE
-        self._task = hashlib.blake2b(task.encode(), digest_size=16).hexdigest()
+        self._task = hash_text(task)
         self._last = time.monotonic()
 
     def save(

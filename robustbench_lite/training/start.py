@@ -1,13 +1,13 @@
 """Where a training starts: at fresh weights, or at a checkpoint's."""
 
 import copy
-import hashlib
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.training.seeds import seeded
+from robustbench_lite.hashing import hash_file
+from robustbench_lite.seeding import seeded
 
 
 def fresh_copy(model: nn.Module, seed: int) -> nn.Module:
@@ -54,7 +54,7 @@ def file_digest(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return hash_file(path)
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.cache import atomic_write, weights_digest, writable
-from robustbench_lite.errors import UserError
-from robustbench_lite.zoo.base import LoadedModel, audit, ready
+from robustbench_lite.cache import atomic_write, writable
+from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.hashing.values import hash_tensors
+from robustbench_lite.zoo.adapt import adaptation_notes
+from robustbench_lite.zoo.base import LoadedModel, audit, is_file, missing, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
 FORMAT = 1
@@ -35,7 +37,7 @@ def save_checkpoint(path: Path, module: nn.Module, card: Mapping[str, Any]) -> N
         raise UserError(f"{str(path)!r}; a checkpoint is written to a file that ends in .safetensors")
     weights = {name: _own(tensor) for name, tensor in module.state_dict().items()}
     versions = {"torch": str(torch.__version__)}
-    told = {"format": FORMAT, "versions": versions, **card, "weights": weights_digest(weights)}
+    told = {"format": FORMAT, "versions": versions, **card, "weights": hash_tensors(weights)}
     text = json.dumps(told, indent=2, default=str) + "\n"
     atomic_write(path, save(weights))
     atomic_write(path.with_suffix(".json"), text.encode())
@@ -67,15 +69,22 @@ def load_checkpoint(
     """
     if path.suffix.lower() in PICKLES:
         read_weights(path, allow_pickle=allow_pickle)
-        raise UserError(f"{path.name!r} has no card; name its architecture, such as checkpoint:{path};arch=resnet20")
+        raise UserError(
+            f"{shortened(path.name)!r} has no card; name its architecture, such as"
+            f" checkpoint:{shortened(path)};arch=resnet20"
+        )
     if path.suffix not in (".safetensors", ".json"):
-        raise UserError(f"{str(path)!r} is no checkpoint; accepted: FILE.safetensors with its card FILE.json beside it")
+        raise UserError(
+            f"{shortened(path)!r} is no checkpoint; accepted: FILE.safetensors with its card FILE.json beside it"
+        )
     file = path.with_suffix(".safetensors")
+    if not is_file(file):
+        raise missing(file)
     card = read_card(path.with_suffix(".json"))
     weights, _ = read_weights(file)
-    if card.get("weights") != weights_digest(weights):
+    if card.get("weights") != hash_tensors(weights):
         raise UserError(
-            f"{str(file)!r} does not hold the weights that its card was written for; one of them was replaced"
+            f"{shortened(file)!r} does not hold the weights that its card was written for; one of them was replaced"
         )
     named, classes, shape = _told(card, path)
     fresh = partial(build or partial(_build, trusted=architecture is not None), architecture or named, classes, shape)
@@ -91,6 +100,7 @@ def load_checkpoint(
         input_shape=shape,
         fresh=fresh,
         card=card,
+        notes=_notes(module, card, path),
     )
 
 
@@ -100,19 +110,39 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not there, or is no card.
     """
+    shown = shortened(path)
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        card = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
         raise UserError(
-            f"there is no card {str(path)!r}; a checkpoint is FILE.safetensors with FILE.json beside it"
+            f"there is no card {shown!r}; a checkpoint is FILE.safetensors with FILE.json beside it, and other weights are"
+            " named as NAME;weights=FILE"
         ) from None
+    except OSError as error:
+        raise UserError(f"cannot read the card {shown!r} ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the card {str(path)!r} is corrupt: {error}") from None
+        raise UserError(f"the card {shown!r} is corrupt: {cause_of(error)}") from None
     if not isinstance(card, dict):
-        raise UserError(f"the card {str(path)!r} is no table of facts")
+        raise UserError(f"the card {shown!r} is no table of facts")
     if card.get("format", FORMAT) != FORMAT:
-        raise UserError(f"the card {str(path)!r} has format {card['format']!r}; this version reads {FORMAT}")
+        raise UserError(f"the card {shown!r} has format {shortened(repr(card['format']))}; this version reads {FORMAT}")
     return card
+
+
+def _notes(module: nn.Module, card: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What the network does to images, and the clean accuracy that `rbl train` measured."""
+    loading = adaptation_notes(module)
+    notes: dict[str, Any] = {"loading": loading} if loading else {}
+    clean, data = card.get("clean_accuracy"), card.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    if (
+        isinstance(clean, bool)
+        or not isinstance(clean, (int, float))
+        or not 0 <= clean <= 1
+        or not isinstance(name, str)
+    ):
+        return notes
+    return notes | {"told": {"clean_acc": float(clean), "dataset": name, "source": f"the card of {path.name}"}}
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -128,7 +158,7 @@ def _told(card: Mapping[str, Any], path: Path) -> tuple[str, int, Shape]:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         wanted = "architecture (a text), num_classes and input_shape (whole numbers above 0)"
-        raise UserError(f"the card of {str(path)!r} lacks {wanted}") from None
+        raise UserError(f"the card of {shortened(path)!r} lacks {wanted}") from None
     return card["architecture"], card["num_classes"], (channels, height, width)
 
 
@@ -136,7 +166,9 @@ def _same_types(module: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     own = module.state_dict()
     other = next((key for key, tensor in weights.items() if tensor.dtype != own[key].dtype), None)
     if other is not None:
-        raise UserError(f"{str(path)!r} has {other} as {weights[other].dtype}, its architecture as {own[other].dtype}")
+        raise UserError(
+            f"{shortened(path)!r} has {other} as {weights[other].dtype}, its architecture as {own[other].dtype}"
+        )
 
 
 def _build(architecture: str, num_classes: int, input_shape: Shape, *, trusted: bool) -> nn.Module:

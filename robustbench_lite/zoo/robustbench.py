@@ -1,5 +1,6 @@
 """`robustbench:NAME`: the models of RobustBench (Croce et al. 2021, arXiv 2010.09670), through its own package."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -13,8 +14,9 @@ from torch import nn
 
 from robustbench_lite import specs
 from robustbench_lite.cache import cache_dir
-from robustbench_lite.errors import UserError, unknown
-from robustbench_lite.zoo.base import LoadedModel, audit, first_line, ready
+from robustbench_lite.errors import UserError, cause_of, unknown
+from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, file_at, is_file, ready
+from robustbench_lite.zoo.weights import Trust
 
 HOW = "pip install 'robustbench-lite[robustbench]'"
 #: what it imports, and what the same is called on the package index
@@ -37,15 +39,7 @@ class RobustBenchOptions:
     download: bool = False
 
 
-def load_robustbench(
-    name: str,
-    spec: specs.Spec,
-    *,
-    num_classes: int,
-    input_shape: tuple[int, int, int],
-    allow_pickle: bool,
-    class_names: tuple[str, ...] | None,
-) -> LoadedModel:
+def load_robustbench(name: str, spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     """The model of that name, as `robustbench.utils.load_model` gives it: normalisation inside, weights frozen.
 
     It has only these weights, so it cannot be trained anew. Its files are pickles that RobustBench reads by itself.
@@ -57,14 +51,43 @@ def load_robustbench(
     options = specs.build(RobustBenchOptions, spec.options, name=what)
     if not name:
         raise UserError("robustbench: names no model; write robustbench:NAME, such as robustbench:Carmon2019Unlabeled")
-    if not allow_pickle:
+    if not (trust.pickles or trust.code):
         raise UserError(
             f"{what}: RobustBench keeps its weights as pickles, which could run code; pass --allow-pickle to have them read"
         )
     package = _package("robustbench.utils")
     module = _loaded(package, name, options)
-    found = audit(module, name=what, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
-    return LoadedModel(name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape)
+    classes = audit(
+        module,
+        name=what,
+        num_classes=data.num_classes,
+        input_shape=data.input_shape,
+        class_names=data.class_names,
+    )
+    told = _clean_accuracy(package, name, options)
+    return LoadedModel(
+        name=str(spec),
+        module=ready(module),
+        trained=True,
+        num_classes=classes,
+        input_shape=data.input_shape,
+        notes={} if told is None else {"told": told},
+    )
+
+
+def _clean_accuracy(package: Any, name: str, options: RobustBenchOptions) -> dict[str, Any] | None:
+    """What RobustBench's leaderboard tells of the model, where its files lie beside the package or in `dir`."""
+    from robustbench_lite.leaderboard.model_info import read_model_info
+
+    place = Path("model_info", options.dataset, options.threat_model.removesuffix("_3d"), f"{name}.json")
+    homes = [] if options.dir is None else [file_at(options.dir)]
+    if isinstance(file := getattr(package, "__file__", None), str):
+        homes += [Path(file).parent, Path(file).parent.parent]
+    for path in (home / place for home in homes):
+        with contextlib.suppress(UserError):  # an entry that cannot be read tells nothing
+            if is_file(path) and (clean := read_model_info(path).clean) is not None:
+                return {"clean_acc": clean, "dataset": options.dataset, "source": f"RobustBench {name}"}
+    return None
 
 
 def _package(name: str) -> Any:
@@ -72,7 +95,7 @@ def _package(name: str) -> Any:
         with _renamed():
             return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({first_line(error)})") from error
+        raise UserError(f"robustbench:NAME needs the package robustbench: {HOW} ({cause_of(error)})") from error
 
 
 @contextmanager
@@ -97,7 +120,7 @@ def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
     known = _known(options)
     if known and name not in known:
         raise unknown("RobustBench model", name, known, f"of {options.dataset} under {options.threat_model}")
-    home = cache_dir() / "robustbench" if options.dir is None else Path(options.dir).expanduser()
+    home = cache_dir() / "robustbench" if options.dir is None else file_at(options.dir)
     # its folders know no corruptions_3d: those models are the same ones
     folder = home / options.dataset / options.threat_model.removesuffix("_3d")
     if not options.download and not any((folder / file).is_file() for file in (f"{name}.pt", f"{name}_m0.pt")):
@@ -114,7 +137,7 @@ def _loaded(package: Any, name: str, options: RobustBenchOptions) -> nn.Module:
 
 
 def _broken(name: str, error: Exception) -> UserError:
-    return UserError(f"robustbench:{name} could not be loaded ({type(error).__name__}: {first_line(error)})")
+    return UserError(f"robustbench:{name} could not be loaded ({cause_of(error)})")
 
 
 def _known(options: RobustBenchOptions) -> list[str]:

@@ -1,46 +1,42 @@
-"""The user's own networks: a function in a Python file, or a TorchScript file."""
+"""The user's own networks: a function, a class or a network in a Python file or package, or a file that holds a program."""
 
-import hashlib
-import importlib.util
 import inspect
-import sys
+import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, unknown
+from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.hashing import hash_file
 from robustbench_lite.zoo.adapt import Adaptation
-from robustbench_lite.zoo.base import LoadedModel, audit, first_line, ready
-from robustbench_lite.zoo.weights import fill, read_weights
+from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
+from robustbench_lite.zoo.base import ImageData, LoadedModel, file_at, is_file, missing
+from robustbench_lite.zoo.given import as_network
+from robustbench_lite.zoo.imports import can_be_found, importable, load_file, load_module, member
+from robustbench_lite.zoo.weights import Trust
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeOptions(Adaptation):
-    """What may follow `FILE.py:function`, besides the options of `Adaptation`.
+class CodeOptions(FileOptions):
+    """What may follow `FILE.py:function` or `package.module:Class`, besides the options of `FileOptions`.
 
     Args:
-        weights: a file of weights to load into what the function returns. part: which network of it, where it holds several.
         train: train it on the dataset instead of using its weights as they are.
     """
 
-    weights: str | None = None
-    part: str | None = None
     train: bool = False
 
 
 class FromFile(nn.Module):
-    """A network whose code lies in a file; `repr` tells the file's digest, so that a change of code is seen.
-
-    What the file imports is not in the digest.
-    """
+    """A network that a file holds as a program (TorchScript, torch.export); the file's digest tells its code."""
 
     def __init__(self, network: nn.Module, digest: str) -> None:
         super().__init__()
@@ -54,57 +50,61 @@ class FromFile(nn.Module):
         return f"code={self.digest}"
 
 
-def load_function(
-    spec: specs.Spec,
-    *,
-    num_classes: int,
-    input_shape: tuple[int, int, int],
-    allow_pickle: bool,
-    class_names: tuple[str, ...] | None,
-) -> LoadedModel:
-    """`FILE.py:function`: the function returns an `nn.Module` from images in [0, 1] to logits.
+def is_code(name: str) -> bool:
+    """Whether a name means Python code: `FILE.py:NAME`, `package.module:NAME`, or `module:NAME` of a module that is there."""
+    place, colon, rest = name.rpartition(":")
+    if not colon:
+        return False
+    if place.endswith(".py"):
+        return True
+    if not (_DOTTED.fullmatch(place) and _DOTTED.fullmatch(rest)):
+        return False
+    return "." in place or can_be_found(place)
 
-    A function with parameters `num_classes` or `input_shape` is given them. It runs with all of the user's rights.
+
+def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
+    """`FILE.py:NAME` and `package.module:NAME`: what the name means is told by what it is.
+
+    - A class of networks, or a function that returns one: it is made anew where fresh weights are needed. Parameters
+      `num_classes` and `input_shape` are given.
+    - A network: it is used with the weights that it has.
+    - A function of one other argument: it maps images to logits itself.
+
+    The code runs with all of the user's rights.
 
     Raises:
-        UserError: no such file or function, an exception of theirs, or a module that does not fit.
+        UserError: no such file, module or name, an exception of theirs, or a network that does not fit.
     """
     place, _, name = spec.name.rpartition(":")
-    path = Path(place).expanduser()
     options = specs.build(CodeOptions, spec.options, name=spec.name)
-    function, digest = _function(path, name), _digest(path)
+    path = file_at(place) if place.endswith(".py") else None
+    module = load_module(place) if path is None else load_file(path)
+    target = member(module, name, shortened(module.__name__ if path is None else path.name))
+    folders = () if path is None else (path.parent,)
+    ready_made = isinstance(target, nn.Module) or _answers_images(target)
+    if ready_made and options.train:
+        raise UserError(
+            f"{shortened(spec.name)} is no builder of networks, and cannot be trained anew; leave out train=true"
+        )
 
-    def fresh() -> nn.Module:
-        network = _called(function, path, spec.name, num_classes, input_shape)
-        return options.around(FromFile(network, digest), input_shape, spec.name)
+    def made() -> tuple[nn.Module, str]:
+        value = target if ready_made else _called(target, folders, spec.name, data)
+        return as_network(value, shortened(spec.name))
 
-    module, notes = fresh(), tuple[str, ...]()
-    if options.weights is not None:
-        weights = Path(options.weights).expanduser()
-        held, wrappers = read_weights(weights, allow_pickle=allow_pickle, part=options.part)
-        notes = (*wrappers, *fill(_innermost(module), held, weights))
-    found = audit(
-        module.eval(), name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names
-    )
-    return LoadedModel(
-        name=str(spec),
-        module=ready(module),
+    network, kind = made()
+    draft = Draft(
+        spec=spec,
+        what=spec.name,
+        options=options,
+        network=network,
+        make=None if ready_made else lambda: made()[0],
         trained=not options.train,
-        num_classes=found,
-        input_shape=input_shape,
-        fresh=fresh,
-        notes=notes,
+        notes={"loading": {"made": kind}} if kind else {},
     )
+    return assemble(draft, data, trust)
 
 
-def load_torchscript(
-    spec: specs.Spec,
-    path: Path,
-    *,
-    num_classes: int,
-    input_shape: tuple[int, int, int],
-    class_names: tuple[str, ...] | None,
-) -> LoadedModel:
+def load_torchscript(spec: specs.Spec, path: Path, data: ImageData, trust: Trust) -> LoadedModel:
     """`torchscript:FILE`: a scripted or traced module; its code is TorchScript, which cannot run Python.
 
     Its graph is fixed: it cannot be trained anew.
@@ -112,80 +112,86 @@ def load_torchscript(
     Raises:
         UserError: no such file, a corrupt one, or a module that does not fit.
     """
-    options = specs.build(Adaptation, spec.options, name=spec.name)
-    digest = _digest(path)
+    if not is_file(path):
+        raise missing(path)
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its makers prefer other formats by now
             script = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # torch's reader fails in many ways on damaged bytes
-        raise UserError(f"{path} is no TorchScript file, or a corrupt one: {first_line(error)}") from error
-    module = options.around(FromFile(script, digest), input_shape, spec.name).eval()
-    found = audit(module, name=spec.name, num_classes=num_classes, input_shape=input_shape, class_names=class_names)
-    return LoadedModel(name=str(spec), module=ready(module), trained=True, num_classes=found, input_shape=input_shape)
+        raise UserError(
+            f"{shortened(path)} is no TorchScript file, or a corrupt one: {_why_no_script(error)}"
+        ) from error
+    return _program(spec, path, script, data, trust)
 
 
-def _innermost(module: nn.Module) -> nn.Module:
-    """What the function returned, behind the normalisation and the note of its file."""
-    while not isinstance(module, FromFile):
-        module = module.get_submodule("network")
-    return module.network
+def load_export(spec: specs.Spec, path: Path, data: ImageData, trust: Trust) -> LoadedModel:
+    """`export:FILE`: what `torch.export.save` wrote. torch reads it with pickle and sympy, which can run code.
 
-
-def _digest(path: Path) -> str:
+    Raises:
+        UserError: no such file, one that the user does not vouch for, a corrupt one, or a program that does not fit.
+    """
+    if not is_file(path):
+        raise missing(path)
+    if not trust.code:
+        raise UserError(
+            f"torch reads the exported program {shortened(path)!r} in a way that can run code; pass --allow-code if you"
+            " trust the file"
+        )
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise UserError(f"there is no readable file {path} ({error.strerror})") from error
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.export.load(str(path)).module()
+    except (Exception, SystemExit) as error:  # torch's reader fails in many ways on other files
+        raise UserError(f"{shortened(path)} is no exported program, or a corrupt one: {cause_of(error)}") from error
+    return _program(spec, path, program, data, trust)
 
 
-def _function(path: Path, name: str) -> Callable[..., Any]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    module = _imported(path)
-    function = getattr(module, name, None)
-    if not callable(function):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise unknown(f"function in {path.name}", name, [key for key in own if callable(getattr(module, key))])
-    return function
+def _program(spec: specs.Spec, path: Path, program: nn.Module, data: ImageData, trust: Trust) -> LoadedModel:
+    """A network that is one fixed graph."""
+    adaptation = specs.build(Adaptation, spec.options, name=spec.name)
+    network = FromFile(program, hash_file(path))
+    options = FileOptions(**vars(adaptation))
+    return assemble(Draft(spec=spec, what=spec.name, options=options, network=network, make=None), data, trust)
 
 
-def _imported(path: Path) -> ModuleType:
-    """The user's file as a module of a name of its own, with its folder importable as for a script."""
-    name = f"rbl_user_{path.stem}_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()}"
-    made = importlib.util.spec_from_file_location(name, path)
-    assert made is not None
-    assert made.loader is not None
-    module = importlib.util.module_from_spec(made)
-    sys.modules[name] = module  # so that classes defined there, and their source, can be found by name
+def _why_no_script(error: Exception) -> str:
+    text = str(error)
+    if "constants.pkl" in text or "file not found" in text:
+        return "it holds no program; for weights write NAME;weights=FILE"
+    return cause_of(error)
+
+
+def _answers_images(target: Any) -> bool:
+    """Whether a function maps images to logits itself: it needs one argument, which is none of those that builders get."""
+    if inspect.isclass(target):
+        return False
     try:
-        with _importable(path):
-            made.loader.exec_module(module)
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    needed = [
+        one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY and needed[0].name not in _offered(None)
+
+
+def _offered(data: ImageData | None) -> dict[str, Any]:
+    return {
+        "num_classes": None if data is None else data.num_classes,
+        "input_shape": None if data is None else data.input_shape,
+    }
+
+
+def _called(target: Callable[..., Any], folders: tuple[Path, ...], name: str, data: ImageData) -> Any:
+    """What a builder returns."""
+    shown = shortened(name)
+    try:
+        accepted = inspect.signature(target).parameters
+        with importable(*folders):
+            made = target(**{key: value for key, value in _offered(data).items() if key in accepted})
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"{path} raised {type(error).__name__} when it was imported: {first_line(error)}") from error
-    return module
-
-
-@contextmanager
-def _importable(path: Path) -> Iterator[None]:
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _called(
-    function: Callable[..., Any], path: Path, name: str, num_classes: int, input_shape: tuple[int, int, int]
-) -> nn.Module:
-    offered = {"num_classes": num_classes, "input_shape": input_shape}
-    try:
-        accepted = inspect.signature(function).parameters
-        with _importable(path):
-            module = function(**{key: value for key, value in offered.items() if key in accepted})
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{name} raised {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(module, nn.Module):
-        raise UserError(f"{name} returned a {type(module).__name__}; accepted: a torch.nn.Module")
-    return module
+        raise UserError(f"{shown} raised {cause_of(error)}") from error
+    if inspect.isclass(made) or not (callable(made) or isinstance(made, torch.export.ExportedProgram)):
+        raise UserError(
+            f"{shown} returned a {type(made).__name__}; accepted: a torch.nn.Module, or a function of images"
+        )
+    return made

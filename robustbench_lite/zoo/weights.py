@@ -1,80 +1,152 @@
-"""Weights from a file: safetensors first, pickles only when asked, the usual wrappings stripped and listed."""
+"""Weights from a file: safetensors first, pickles only when asked; what fits the network is loaded, what does not is told."""
 
-import pickle
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.zoo.base import first_line
-from robustbench_lite.zoo.wrappings import Constants, bare, check_constants, opened
+from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.zoo.adapt import Normalisation
+from robustbench_lite.zoo.base import is_file, missing
+from robustbench_lite.zoo.pickles import read_pickle, run_pickle
+from robustbench_lite.zoo.state_dicts import OPTIONAL, deeper_than, fitted, opened
 
-#: how many keys that do not fit are named
-_NAMED = 3
+#: how many keys are named: of those that do not fit, and of those that are left out
+_NAMED, _LEFT = 3, 5
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".th", ".ckpt", ".bin", ".tar")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What a user allows to be read.
+
+    Args:
+        pickles: files that are pickles, as far as they run no code. code: files that run code of their own.
+    """
+
+    pickles: bool = False
+    code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What was done to load weights.
+
+    Args:
+        stripped: taken from the names in the file. left_out: names that belong to no weight of the network.
+        constants: of a normalisation in the file that the network does not have. lost: see `state_dicts.Fit`.
+    """
+
+    stripped: tuple[str, ...]
+    left_out: tuple[str, ...]
+    constants: Normalisation | None
+    lost: str
+
+    def notes(self) -> dict[str, Any]:
+        """For `loading`, as plain JSON values."""
+        told: dict[str, Any] = {"stripped": list(self.stripped)} if self.stripped else {}
+        if self.left_out:
+            told["left_out"] = {"count": len(self.left_out), "keys": list(self.left_out[:_LEFT])}
+        return told
+
+
 def read_weights(
-    path: Path, *, allow_pickle: bool = False, part: str | None = None
+    path: Path, *, allow_pickle: bool = False, allow_code: bool = False, part: str | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors in a file, and which containers were opened around them.
 
-    A pickle is read with torch's `weights_only`, which runs no code: what needs code to be read is refused in any case.
+    A pickle is read with torch's `weights_only`, which runs no code: what needs code to be read is refused.
 
     Args:
-        part: which container, of a file that holds several networks (`last` and `best`, `model` and its average `ema`).
+        allow_code: run the code of a pickle that cannot be read without it, such as a whole network's.
+        part: which network, of a file that holds several (`last` and `best`, `model` and its average `ema`).
 
     Raises:
         UserError: no such file, a corrupt one, a pickle that was not allowed, or several networks and none chosen.
     """
+    check_readable(path, Trust(pickles=allow_pickle, code=allow_code))
+    if path.suffix.lower() == ".safetensors":
+        return opened(_safetensors(path), path, part)
+    return opened(_unpickled(path, allow_code), path, part)
+
+
+def check_readable(path: Path, trust: Trust) -> None:
+    """Refuse what is no file of weights, or one that the user has not allowed.
+
+    Raises:
+        UserError: no such file, another kind, or a pickle.
+    """
     kind = path.suffix.lower()
-    if kind in PICKLES and not allow_pickle:
+    if not is_file(path):
+        raise missing(path)
+    if kind == ".pt2":
+        raise UserError(f"{shortened(path)!r} is an exported program; name it as export:{shortened(path)}")
+    if kind != ".safetensors" and kind not in PICKLES:
         raise UserError(
-            f"checkpoint {path.name!r} is a pickle and could run code;"
+            f"{shortened(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
+        )
+    if kind in PICKLES and not (trust.pickles or trust.code):
+        raise UserError(
+            f"checkpoint {shortened(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"
         )
-    if not path.is_file():
-        raise UserError(f"there is no file {str(path)!r}")
-    if kind == ".safetensors":
-        if part is not None:
-            raise UserError(f"{str(path)!r} holds one network; leave out ;part={part}")
-        return _safetensors(path), ()
-    if kind not in PICKLES:
-        raise UserError(
-            f"{str(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
-        )
-    return opened(_unpickled(path), path, part)
 
 
 def fill(
-    module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, applied: Constants | None = None
-) -> tuple[str, ...]:
-    """Load the weights, strictly but for counters of batch normalisation; what was stripped to make them fit.
+    module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, prefix: str | None = None, strict: bool = True
+) -> Filled:
+    """Load the weights; what was stripped from their names, and what was left out.
+
+    A weight of the network that the file does not hold is refused, but for counters of batch normalisation. torch's own
+    load hooks run, so that old names of weight normalisation are read. The module is not to be used after a refusal.
 
     Args:
-        applied: mean and std that the images of the module are normalised by outside it; None: by none.
+        prefix: what the names begin with, where the user says so. strict: what belongs to no weight is refused as well.
 
     Raises:
-        UserError: keys, shapes or types that do not fit, NaN, or weights that go with another normalisation.
+        UserError: keys, shapes or types that do not fit, NaN, or a file of a deeper network.
     """
-    own = module.state_dict()
-    found = bare(weights, own, getattr(module, "unused_weights", ()), path=path)
-    weights = found.weights
-    missing = sorted(key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
-    strange = sorted(weights.keys() - own.keys())
-    if missing or strange:
-        said = [_listed(missing, "is missing", "so"), _listed(strange, "is not in it", "neither")]
-        counts = f"{len(missing)} keys missing, {len(strange)} too many"
-        raise UserError(f"{str(path)!r} does not fit the architecture: {'; '.join(filter(None, said))} ({counts})")
-    for key in (key for key in own if key in weights):  # in the order of the layers, so that one message names one key
-        _check_tensor(key, weights[key], own[key], path)
-    check_constants(found.constants, applied, path)
-    module.load_state_dict(weights, strict=False)
-    return found.stripped
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    if not own:
+        raise UserError(f"the network has no weights that {shortened(path)!r} could be loaded into")
+    fit = fitted(weights, own, path, prefix)
+    for name in (name for name in own if name in fit.weights):  # in the order of the layers: one message names one key
+        _check_tensor(name, fit.weights[name], own[name], path)
+    try:
+        answer = module.load_state_dict(fit.weights, strict=False)
+    except Exception as error:  # shapes that a load hook finds, and hooks of the user's layers
+        raise UserError(f"{shortened(path)!r} does not fit the architecture: {cause_of(error)}") from error
+    there = {own[name].data_ptr() for name in own if name in fit.weights}  # tied weights are kept once
+    lacking = [name for name in answer.missing_keys if name in own and own[name].data_ptr() not in there]
+    lacking = [name for name in lacking if not name.endswith(OPTIONAL)]
+    odd = [name for name in answer.unexpected_keys if not name.endswith(OPTIONAL)]
+    unused = tuple(getattr(module, "unused_weights", ()))
+    refused = [name for name in odd if not name.startswith(unused)] if strict else []
+    if lacking or refused:
+        raise _no_fit(path, lacking, [fit.keys[name] for name in odd], list(fit.weights))
+    _not_deeper(path, set(own), odd)
+    left = (*(fit.keys[name] for name in odd), *fit.left)
+    return Filled(stripped=fit.stripped, left_out=left, constants=fit.constants, lost=fit.lost)
+
+
+def _no_fit(path: Path, lacking: list[str], odd: list[str], held: list[str]) -> UserError:
+    said = [_listed(sorted(lacking), "is missing", "so"), _listed(sorted(odd), "is not in it", "neither")]
+    counts = f"{len(lacking)} keys missing, {len(odd)} too many"
+    return UserError(f"{shortened(path)!r} does not fit the architecture: {'; '.join(filter(None, said))} ({counts})")
+
+
+def _not_deeper(path: Path, own: set[str], odd: list[str]) -> None:
+    """Refuse weights of the first layers of a deeper network: they would be loaded without a word of torch's."""
+    lists, count = deeper_than(own, odd)
+    if len(lists) > 1 or 2 * count >= len(own):
+        shown = ", ".join(lists[:_NAMED])
+        raise UserError(
+            f"{shortened(path)!r} holds a deeper network than the architecture: {shown} go on in it ({count} keys); name the"
+            " architecture that it was saved from"
+        )
 
 
 def _listed(keys: list[str], what: str, like: str) -> str:
@@ -87,13 +159,29 @@ def _listed(keys: list[str], what: str, like: str) -> str:
 
 
 def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
-    if tensor.shape != own.shape:
+    lazy = nn.parameter.is_lazy(own)
+    shown = shortened(path)
+    if not lazy and tensor.shape != own.shape:
         given, wanted = tuple(tensor.shape), tuple(own.shape)
-        raise UserError(f"{str(path)!r} does not fit the architecture: {key} has shape {given}, not {wanted}")
+        raise UserError(f"{shown!r} does not fit the architecture: {key} has shape {given}, not {wanted}")
     if tensor.is_floating_point() != own.is_floating_point():
-        raise UserError(f"{str(path)!r} does not fit the architecture: {key} is {tensor.dtype}, not {own.dtype}")
+        raise UserError(f"{shown!r} does not fit the architecture: {key} is {tensor.dtype}, not {own.dtype}")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise UserError(
+            f"{shown!r} holds {key} as a {'meta' if tensor.is_meta else 'sparse'} tensor; accepted: numbers"
+        )
     if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
-        raise UserError(f"{str(path)!r} holds NaN or infinite weights ({key}); train or export it again")
+        raise UserError(f"{shown!r} holds NaN or infinite weights ({key}); train or export it again")
+
+
+def _unpickled(path: Path, allow_code: bool) -> Any:
+    """What a pickle holds; its code runs only where that is allowed and needed."""
+    try:
+        return read_pickle(path)
+    except UserError:
+        if not allow_code:
+            raise
+        return run_pickle(path)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -102,20 +190,4 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except Exception as error:  # its reader and the header's values fail in many ways on damaged bytes
-        raise UserError(f"{str(path)!r} is corrupt or truncated: {first_line(error)}") from error
-
-
-def _unpickled(path: Path) -> Any:
-    """Tensors and plain containers alone: torch refuses anything that could run code."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what it warns of, it refuses as well
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {path.name!r} is damaged or holds more than weights, and was not loaded;"
-            " save its state_dict, or convert it to .safetensors"
-        ) from error
-    except Exception as error:  # zip, pickle and torch's reader fail in many ways on damaged bytes
-        if "TorchScript" in str(error):
-            raise UserError(f"{str(path)!r} is TorchScript; name it as torchscript:{path}") from error
-        raise UserError(f"{str(path)!r} is corrupt or truncated: {first_line(error)}") from error
+        raise UserError(f"{shortened(path)!r} is corrupt or truncated: {cause_of(error)}") from error

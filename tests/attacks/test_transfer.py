@@ -21,7 +21,7 @@ from robustbench_lite.cache import cache_dir
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.defense import Workshop
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.hashing.values import hash_value
 from robustbench_lite.networks import bound
 from robustbench_lite.objectives import Goal, cross_entropy
 from robustbench_lite.oracle import Needs, Oracle
@@ -301,7 +301,7 @@ def test_a_source_without_weights_is_trained_by_a_seed_of_its_own(
     assert not system.notes
     assert float((system(x).prediction() == y).float().mean()) > 0.5
     again = replace(shelf, kept={}).model("linear")  # from the cache
-    assert fingerprint(Model("linear", system=again)) == fingerprint(Model("linear", system=system))
+    assert hash_value(Model("linear", system=again)) == hash_value(Model("linear", system=system))
     assert again is not system
     (card,) = (cache_dir() / "models").glob("*.json")
     assert '"seed": 0' not in card.read_text()

@@ -18,13 +18,15 @@ CASES = {
     "stray word": ("evaluate digits", "digits"),
     "format": ("evaluate --format cvs", "format=cvs; accepted: table, csv, json, markdown; did you mean 'csv'?"),
     "precision": ("evaluate --precision float23", "did you mean 'float32'"),
-    "device": ("evaluate --device gpu", "device=gpu; accepted: auto, cpu, cuda, cuda:0"),
+    "device": ("evaluate --device gpu", "device=gpu; accepted: auto, cpu, cuda, cuda:0; did you mean 'cuda'?"),
+    "device by its number": ("train --device 0 --out net.safetensors", "did you mean 'cuda:0'?"),
+    "device of another kind": ("train --device mps --out net.safetensors", "device=mps; accepted: auto, cpu, cuda"),
     "batch size": ("evaluate --batch-size 0", "batch_size=0; accepted: auto, or 1 and more"),
     "batch size in words": ("evaluate --batch-size many", "batch_size=many; accepted: auto, or 1 and more"),
     "examples": ("evaluate --examples some", "examples=some; accepted: all"),
     "empty name": ("evaluate --attack=", "the plan has no attack"),
     "slice seed": ("evaluate --slice-seed -1", "slice_seed=-1"),
-    "no config": ("evaluate --config missing.toml", "cannot read the plan 'missing.toml'"),
+    "no config": ("evaluate --config missing.toml", "there is no plan 'missing.toml'"),
     "config is a folder": ("evaluate --config .", "cannot read the plan"),
     "config is not TOML": ("evaluate --config bad.toml", "the plan 'bad.toml' is not TOML"),
     "config is not text": ("evaluate --config image.npz", "cannot read the plan 'image.npz'"),
@@ -43,17 +45,30 @@ CASES = {
     "threat below 0": ("evaluate --threat L2:-1", "eps=-1"),
     "threat's norm": ("evaluate --threat L3:1", "L3"),
     "threat's eps": ("evaluate --threat Linf:much", "much"),
+    "threat without a norm": ("evaluate --threat 8/255", "threat '8/255' has no norm; write Linf:8/255, or L2:8/255"),
+    "threat with a sign of equality": ("evaluate --threat linf=8/255", "write Linf:8/255"),
+    "threat beyond the diagonal": ("evaluate --threat L2:128", "for 128 in levels of 255 write L2:128/255"),
+    "threat beyond the pixels": ("evaluate --threat L0:65", "L0:65 is larger than 64"),
+    "threat beyond the sum of all pixels": ("evaluate --threat L1:1000", "write L1:1000/255"),
+    "training beyond the diagonal": ("train --threat L2:30 --out net.safetensors", "L2:30 is larger than 8"),
+    "several attacks in one": ("evaluate --attack fgsm,pgd:steps=3", "--attack fgsm --attack pgd:steps=3"),
+    "several models in one": ("evaluate --model linear,mlp", "--model linear --model mlp"),
+    "several threats in one": ("evaluate --threat Linf:0.1,Linf:0.2", "--threat Linf:0.1 --threat Linf:0.2"),
     "samples too many": ("evaluate --samples first:451", "450"),
     "samples in words": ("evaluate --samples most", "most"),
     "no samples": ("evaluate --samples 0", "0"),
-    "checkpoint": ("evaluate --model checkpoint:missing.safetensors --defense none", "missing.json"),
+    "checkpoint": (
+        "evaluate --model checkpoint:missing.safetensors --defense none",
+        "there is no file 'missing.safetensors'",
+    ),
     "own code": ("evaluate --model missing.py:net --defense none", "missing.py"),
     "npz": ("evaluate --dataset npz:missing.npz", "missing.npz"),
     "npz of something else": ("evaluate --dataset npz:bad.toml", "bad.toml"),
     "folder": ("evaluate --dataset folder:missing", "missing"),
     "out is a file": ("evaluate --out bad.toml", "cannot write to 'bad.toml'"),
     "out under a file": ("evaluate --out /dev/null/run", "cannot write to '/dev/null/run'"),
-    "report of nothing": ("report missing", "'missing' holds no run"),
+    "report of nothing": ("report missing", "there is no folder 'missing'"),
+    "report of a folder without a run": ("report .", "'.' holds no run"),
     "report without a folder": ("report", "dir"),
     "explain of nothing": ("explain --method salience", "unknown method 'salience'; did you mean 'saliency'?"),
     "explain with an option": ("explain --method occlusion:sise=2", "did you mean size?"),
@@ -71,6 +86,107 @@ CASES = {
     "train a file of another kind": ("train --model linear --out net.onnx", ".safetensors"),
     "train with a threat too large": ("train --model linear --threat Linf:8 --out net.safetensors", "Linf:8/255"),
 }
+
+
+# options of other tools -> what to write; the values that were given are in it
+HINTS = {
+    "evaluate --eps 8/255": "--threat Linf:8/255",
+    "evaluate --eps 8": "--threat Linf:8/255",
+    "evaluate --epsilon=0.5 --norm l2": "--threat L2:0.5",
+    "evaluate --norm L2 --eps 0.5": "--threat L2:0.5",
+    "evaluate --norm Linf": "--threat Linf:8/255",
+    "train --eps 0.03 --out net.safetensors": "--threat Linf:0.03",
+    "verify image.npz --eps 0.03": "--threat Linf:0.03",
+    "evaluate -n 100": "--samples 100 (a balanced subset) or --samples first:100",
+    "evaluate -n100": "--samples 100",
+    "evaluate --n-examples 50": "--samples 50",
+    "evaluate --n_ex=50": "--samples 50",
+    "evaluate --limit 7": "--samples 7",
+    "evaluate --attacks fgsm,pgd:steps=3,restarts=2": "--attack fgsm --attack pgd:steps=3,restarts=2",
+    "evaluate --models a,b": "--model a --model b",
+    "evaluate --batch 64": "--batch-size 64",
+    "evaluate --bs 64": "--batch-size 64",
+    "evaluate --cuda": "--device cuda",
+    "evaluate --gpu 1": "--device cuda:1",
+    "evaluate --no-cuda": "--device cpu",
+    "evaluate --checkpoint net.pt": "--model checkpoint:net.pt",
+    "evaluate --steps 40": "--attack pgd:steps=40",
+    "evaluate --alpha 2/255": "--attack pgd:step_size=0.25",
+    "evaluate --version rand": "--attack autoattack:version=plus",
+    "evaluate --targeted": "--threat Linf:8/255,goal=targeted",
+    "evaluate --fp16": "--precision bfloat16",
+    "evaluate --workers 4": "--jobs 4",
+    "evaluate --output dir": "--out dir",
+    "evaluate -v": "--verbose",
+    "evaluate --arch resnet18": "--model resnet18",
+}
+
+
+@pytest.mark.parametrize("command", HINTS)
+def test_an_option_of_another_tool_is_answered_by_what_to_write(
+    command: str, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = here(*command.split()), capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert HINTS[command] in said.err
+    assert said.err.startswith("rbl: no such option: -")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_hint_names_no_option_that_the_command_has_not(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("list attacks --eps 3", "train --steps 3 --out net.safetensors", "--eps 3", "show attack pgd -n 3"):
+        assert here(*command.split()) == 2
+        said = capsys.readouterr().err
+        assert "write" not in said
+        assert "no such option" in said
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            [word, option, LONG]
+            for word in ("evaluate",)
+            for option in ("--attack", "--defense", "--threat", "--dataset")
+        ),
+        *(
+            [word, option, f"{LONG} {LONG}"]
+            for word in ("evaluate",)
+            for option in ("--attack", "--samples", "--device")
+        ),
+        ["evaluate", "--attack", f"pgd:{LONG}=1"],
+        ["evaluate", "--attack", f"pgd:steps={LONG}"],
+        ["evaluate", "--model", LONG, "--defense", "none"],
+        ["evaluate", f"--{LONG}"],
+        ["evaluate", "--seed", LONG],
+        ["evaluate", "--format", f"{LONG} y"],
+        ["evaluate", "--precision", f"{LONG} y"],
+        ["evaluate", "--config", LONG],
+        ["evaluate", LONG],
+        ["report", LONG],
+        ["list", LONG],
+        [LONG],
+    ],
+    ids=lambda command: " ".join(word[:12] for word in command),
+)
+def test_what_was_given_is_cut(command: list[str], here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here(*command) == 2
+    said = capsys.readouterr().err
+    assert max(map(len, said.split())) < 300
+    assert said.count("x") < 700
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--attack", "--defense", "--threat"])
+def test_control_characters_in_names_are_refused(option: str, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("evaluate", option, "pgd\x1b[31m\r") == 2
+    said = capsys.readouterr().err
+    assert said.endswith(r"pgd\x1b[31m\r' has a control character, \x1b; write it without" + "\n")
+    assert said.isascii()
+    assert "\x1b" not in said
 
 
 @pytest.fixture

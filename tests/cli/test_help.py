@@ -67,7 +67,7 @@ def test_examples_in_the_help_are_understood(
         raise UserError("reached the work")
 
     monkeypatch.setattr("robustbench_lite.run.evaluate.run", reached)
-    monkeypatch.setattr("robustbench_lite.run.output.read_run", reached)
+    monkeypatch.setattr("robustbench_lite.run.run_folder.read_run", reached)
     monkeypatch.setattr("robustbench_lite.run.train.train", reached)
     monkeypatch.setattr("robustbench_lite.run.explain.explain", reached)
     monkeypatch.setattr("robustbench_lite.run.rubbish.rubbish", reached)

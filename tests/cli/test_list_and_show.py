@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from robustbench_lite import plugins
-from robustbench_lite.describe import describe_all
+from robustbench_lite.describe import describe, describe_all
 
 Here = Callable[..., int]
 KINDS: tuple[plugins.Kind, ...] = ("attack", "defense", "model", "dataset")
@@ -91,6 +91,29 @@ def test_show_tells_needs_norms_and_paper(here: Here, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for part in ("gradients", "Linf, L2, L1", "fixed-eps", "1706.06083", "step_size", "restarts"):
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("npz", "train classes layout scale"),
+        ("folder", "train classes labels size resize interpolation channels background exif scale"),
+        ("generated", "count seed judge confidence"),
+        ("versus", "dataset seed"),
+    ],
+)
+def test_show_lists_the_options_of_sources_of_data(
+    name: str, options: str, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = describe("dataset", name)
+    assert [option.name for option in found.options] == options.split()
+    assert here("show", "dataset", name) == 0
+    text = capsys.readouterr().out
+    for option in found.options:
+        assert option.text, option.name
+        assert option.name in text
+    assert f"rbl evaluate --dataset '{name}:" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_show_knows_the_sources_that_are_no_plugins(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,23 +45,52 @@ def test_a_file_is_judged_and_what_came_out_is_said(
     assert told["samples"][5]["reason"] == "not-finite"
 
 
-def test_clean_images_break_nothing(
+def test_clean_images_verify_nothing(
     here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "clean.npy", images.transpose(0, 2, 3, 1))
-    assert here("verify", "clean.npy", *SMALL, "--quiet", "--out", "v.json") == 0
-    assert capsys.readouterr() == ("", "")
-    counts = json.loads((tmp_path / "v.json").read_text())["counts"]
-    assert counts["not-broken"] + counts["clean-wrong"] == 20
+    assert here("verify", "clean.npy", *SMALL, "--quiet", "--out", "v.json") == 3
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith("rbl: nothing was verified: the examples are the clean images themselves")
+    told = json.loads((tmp_path / "v.json").read_text())
+    assert told["counts"]["not-broken"] + told["counts"]["clean-wrong"] == 20
+    assert (told["robust_accuracy"], told["likely"]["mistake"]) == (None, "clean-images")
+
+
+def test_examples_of_other_images_are_no_robustness(
+    here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "adv.npz", x_adv=np.clip(images - 0.09, 0, 1)[::-1])
+    assert here("verify", "adv.npz", *SMALL, "--out", "v.json") == 3
+    out, err = capsys.readouterr()
+    assert re.search(r"outside the ball +\d+   up to 0\.\d+ beyond", out)
+    assert re.search(r"\nno robust accuracy: 0 of \d+ examples that could break an image were judged\n", out)
+    assert "%" not in out
+    assert err.startswith(
+        "rbl: nothing was verified: the examples are of other images: they are in reverse order; submit"
+    )
+
+
+def test_the_range_of_the_images_is_told_once(
+    here: Here, capsys: pytest.CaptureFixture[str], images: np.ndarray, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "set.npz", x=images[:, 0], y=data.load("digits").labels[:20])
+    np.savez(tmp_path / "adv.npz", x_adv=images * 0.95)
+    command = ("verify", "adv.npz", "--dataset", "npz:set.npz;train=set.npz", *SMALL)
+    assert here(*command) == 0
+    assert capsys.readouterr().err == "rbl: npz:set.npz: 20 images 1x8x8, float 0 to 1, mean 0.304\n"
+    assert here(*command, "--quiet") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_slice_can_be_named(here: Here, images: np.ndarray, tmp_path: Path) -> None:
     chosen = data.choose(data.load("digits"), "20", 7)
-    np.savez(tmp_path / "adv.npz", x_adv=data.load("digits").batch(chosen).numpy())
+    np.savez(tmp_path / "adv.npz", x_adv=data.load("digits").batch(chosen).numpy() * 0.99)
     assert here("verify", "adv.npz", *SMALL, "--samples", "20", "--slice-seed", "7", "--quiet", "--out", "v.json") == 0
     told = json.loads((tmp_path / "v.json").read_text())
     assert [row["index"] for row in told["samples"]] == chosen.tolist()
-    assert told["counts"]["not-broken"] + told["counts"]["clean-wrong"] == 20
+    assert told["counts"]["outside-threat"] == told["counts"]["outside-box"] == 0
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_uint8_and_float_tensors_give_the_same_pixels_and_float_is_not_copied():
     assert (as_floats.num_classes, as_floats.shape, as_floats.labels_at([1]).tolist()) == (5, (3, 4, 4), [4])
     assert from_tensors(x.bfloat16(), y).batch([0]).dtype == torch.float32
     assert from_tensors(x, y, num_classes=10).num_classes == 10
+    assert as_bytes.notes == ("tensors: 2 images 3x4x4, uint8 0 to 95, mean 47.5 (white is 255)",)
 
 
 def test_the_digest_covers_pixels_labels_and_shape():
@@ -60,7 +61,15 @@ GOOD = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
 @pytest.mark.parametrize(
     "x, y, message",
     [
-        (torch.rand(3, 2, 2), GOOD[1], r"x has shape \(3, 2, 2\); accepted: \(n, channels, height, width\)"),
+        (
+            torch.rand(3, 2, 2),
+            GOOD[1],
+            r"x has shape \(3, 2, 2\); accepted: \(n, channels, height, width\); give x\[:, None\]",
+        ),
+        (torch.rand(3, 8, 8, 3), GOOD[1], r"x has shape \(3, 8, 8, 3\); accepted: .*; give x.transpose\(0, 3, 1, 2\)"),
+        (torch.rand(3, 1, 8, 8) / 255, GOOD[1], r"largest value is 0.003.*divided by 255 twice; give x \* 255"),
+        ((torch.rand(3, 1, 8, 8) * 16).round().byte(), GOOD[1], "white is 255, but .*; give x / 16, as float"),
+        ((torch.rand(3, 1, 8, 8) > 0.5).byte(), GOOD[1], "masks of 0 and 1.*; give x / 1, as float"),
         (torch.rand(0, 1, 2, 2), GOOD[1][:0], "there are no images"),
         (GOOD[0] * 255, GOOD[1], "accepted: uint8, or float in .0, 1."),
         (GOOD[0] - 1, GOOD[1], "the images range from -"),

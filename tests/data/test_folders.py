@@ -80,7 +80,7 @@ def test_resizing_and_cropping_is_what_torchvision_does(tmp_path, h, w, size, re
 
 def test_different_sizes_are_refused_unless_a_size_is_given(pets):
     save(pets / "dog" / "big.png", picture(10, 12))
-    with pytest.raises(UserError, match=r"big.png has 12 x 10 pixels but others 8 x 6; .*;size=6"):
+    with pytest.raises(UserError, match=r"big.png has 12 x 10 pixels but others 8 x 6 \(a.png\); .*;size=6"):
         data.load(f"folder:{pets}")
     assert data.load(f"folder:{pets};size=6").shape == (3, 6, 6)
 
@@ -103,12 +103,6 @@ def test_a_truncated_image_is_refused_with_its_name(pets):
         data.load(f"folder:{pets}")
 
 
-def test_sixteen_bit_images_are_refused_since_they_would_have_to_be_scaled(pets):
-    save(pets / "dog" / "deep.png", Image.fromarray(np.zeros((6, 8), dtype=np.uint16)))
-    with pytest.raises(UserError, match=r"deep\.png has pixels of type I;16; accepted: 8 bits"):
-        data.load(f"folder:{pets}")
-
-
 def test_a_folder_that_holds_no_classes_is_refused(tmp_path, pets):
     (tmp_path / "one" / "cat").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
@@ -120,8 +114,8 @@ def test_a_folder_that_holds_no_classes_is_refused(tmp_path, pets):
         ("empty", "has no class folders; accepted: two or more"),
         ("one", "has one class folder, cat"),
         ("splits", "holds test, train, not classes; name one of them, such as folder:.*test"),
-        ("pets", "bird has no images; accepted: .bmp"),
-        ("pets/readme.txt", "there is no folder"),
+        ("pets", "bird has no images; accepted: .png"),
+        ("pets/readme.txt", "is a file; accepted: a folder"),
     ]:
         with pytest.raises(UserError, match=message):
             data.load(f"folder:{tmp_path / place}")
@@ -135,7 +129,7 @@ def test_training_data_come_from_the_train_folder_and_have_the_same_classes(tmp_
     with pytest.raises(UserError, match="is test data; name what is trained on with ;train=DIR"):
         data.load(f"folder:{pets}", "train")
     save(tmp_path / "more" / "cow" / "4.png")
-    with pytest.raises(UserError, match=r"class folders for testing and training differ \(cow\)"):
+    with pytest.raises(UserError, match=r"classes for testing and training differ \(cow\)"):
         data.load(spec)
 
 
@@ -145,11 +139,13 @@ def test_class_folders_are_numbered_where_classes_are_missing(tmp_path):
     found = data.load(f"folder:{tmp_path / 'numbers'};classes=20")
     assert (found.labels.tolist(), found.num_classes, found.class_names) == ([7, 12], 20, None)
     assert data.load(f"folder:{tmp_path / 'numbers'};classes=13").labels.tolist() == [7, 12]
-    with pytest.raises(UserError, match="sort in one way as numbers and in another as names; say ;classes=13"):
+    with pytest.raises(UserError, match=r"could be labels or names; say ;classes=13 \(or more\) .* or ;classes=2"):
         data.load(f"folder:{tmp_path / 'numbers'}")
+    with pytest.raises(UserError, match="sort in one way as numbers and in another as names; name them with leading"):
+        data.load(f"folder:{tmp_path / 'numbers'};classes=2")
     for name in ("7/a.png", "twelve/b.png"):
         save(tmp_path / "names" / name)
-    with pytest.raises(UserError, match=r"has 2 class folders, not classes=20; .*or by ;labels=FILE.csv"):
+    with pytest.raises(UserError, match=r"has 2 class folders, 7, twelve, not classes=20; .*or by ;labels=FILE.csv"):
         data.load(f"folder:{tmp_path / 'names'};classes=20")
 
 
@@ -171,17 +167,22 @@ def test_a_table_can_say_the_labels(tmp_path):
 @pytest.mark.parametrize(
     "rows, columns, message",
     [
-        ([("x.png", "cat")], ("file", "label"), "has the label 'cat'; accepted: 0 to 8"),
-        ([("x.png", -1)], ("file", "label"), "has the label '-1'"),
+        ([("x.png", "cat"), ("y.png", 3)], ("file", "label"), "has the label 'cat'; accepted: 0 to 8, or a class name"),
+        ([("x.png", "cat")], ("file", "label"), "has 1 class labels, cat, not classes=9"),
+        ([("x.png", -1)], ("file", "label"), "has the label '-1'; accepted: 0 to 8"),
         ([("x.png", 9)], ("file", "index"), "has the label '9'; accepted: 0 to 8"),
         ([("z.png", 1)], ("file", "label"), "names z.png, which is not in"),
-        ([("x.png", 1)], ("name", "label"), "has the columns name, label; it needs file and label"),
+        ([("x.png", 1)], ("what", "label"), "has the columns what, label; it needs a file .* and a label"),
+        ([("x.png", 1), ("x.png", 1)], ("file", "label"), "names x.png twice"),
+        ([("../x.png", 1)], ("file", "label"), "names ../x.png, which is not in"),
+        ([("xx.png", 1), ("yy.png", 1)], ("file", "label"), r"names 2 files \(xx.png, yy.png\).*did you mean x.png"),
         ([("x.png",)], ("file", "label"), "has the label ''"),
         ([], ("file", "label"), "has no rows"),
     ],
 )
 def test_a_table_that_does_not_say_them_is_refused(tmp_path, rows, columns, message):
     save(tmp_path / "x.png")
+    save(tmp_path / "y.png")
     table(tmp_path, rows, columns)
     with pytest.raises(UserError, match=message):
         data.load(f"folder:{tmp_path};labels=labels.csv;classes=9")
@@ -190,7 +191,8 @@ def test_a_table_that_does_not_say_them_is_refused(tmp_path, rows, columns, mess
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("size=0", "size=0; accepted: 1 and more"),
+        ("size=0", "size=0; accepted: 1 to 13377"),
+        ("size=13378", "size=13378; accepted: 1 to 13377"),
         ("resize=9", "resize=9 needs a size that is not larger"),
         ("size=9;resize=8", "resize=8 needs a size"),
         ("channels=2", "channels=2; accepted: 1, 3"),

@@ -68,6 +68,85 @@ def test_the_number_of_classes_can_be_said(tmp_path):
         data.load(f"npz:{path};classes=3")
 
 
+X8 = np.random.default_rng(0).integers(0, 17, (6, 8, 8))
+X8[:, 0, 0] = 16
+Y8 = np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "x, scale, message",
+    [
+        (X8.astype(np.uint8), "16", r"uint8, where white is 255, but their largest value is 16; probably white is 16"),
+        ((X8 > 8).astype(np.uint8), "1", r"their largest value is 1; probably they are masks of 0 and 1"),
+        ((X8 / 16).astype(np.uint8), "1", "or float images cut to whole numbers"),
+        ((X8 * 15).astype(np.uint8) // 8, "30", "largest value is 30"),
+        ((X8 / 16 / 255).astype(np.float32), "1/255", "float, where white is 1, .*0.003922; .*divided by 255 twice"),
+        ((X8 / 255).astype(np.float64), "16/255", "0.06275; probably they were divided by more than their white"),
+        (X8.astype(np.int64), "16", r"the images are int64; accepted: uint8 from 0 to 255, or float"),
+        ((X8 > 8), "1", r"the images are bool; accepted: uint8"),
+        ((X8 * 4095 // 16).astype(np.uint16), "4095", "the images are uint16"),
+        (X8.astype(np.float32), "16", r"range from 0 to 16; .*divide by 255 or store uint8, or say"),
+    ],
+)
+def test_another_scale_is_refused_with_the_option_that_says_it(tmp_path, x, scale, message):
+    path = written(tmp_path, x=x, y=Y8)
+    with pytest.raises(UserError, match=f"{message}.*;scale={scale}"):
+        data.load(f"npz:{path}")
+    found = data.load(f"npz:{path};scale={scale}")
+    pixels = found.batch(range(6)).numpy()[:, 0]
+    np.testing.assert_allclose(pixels, x.astype(float) / (eval(scale)), rtol=1e-6)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    assert found.name == f"npz:{path};scale={scale}"
+
+
+def test_digits_of_sixteen_levels_are_then_bit_for_bit_those_that_were_divided(tmp_path):
+    one = written(tmp_path, "u8.npz", x=X8.astype(np.uint8), y=Y8)
+    other = written(tmp_path, "f4.npz", x=(X8 / 16).astype(np.float32), y=Y8)
+    assert data.load(f"npz:{one};scale=16").digest() == data.load(f"npz:{other}").digest()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        X8.astype(np.uint8) * 15,
+        X8.astype(np.uint8) * 4,  # dark, but no other scale that anybody uses
+        (X8 > 8).astype(np.uint8) * 255,
+        (X8 > 8).astype(np.float32),
+        (X8 / 16 * 0.2).astype(np.float32),
+    ],
+)
+def test_honest_images_pass_and_their_range_is_told(tmp_path, x):
+    found = data.load(f"npz:{written(tmp_path, x=x, y=Y8)}")
+    assert f"6 images 1x8x8, {'uint8' if x.dtype == np.uint8 else 'float'} 0 to {x.max():g}, mean " in found.notes[0]
+    assert found.provenance["levels"]["highest"] == x.max()
+    assert (";scale=64" in found.notes[0]) == (x.max() == 64)
+
+
+def test_a_scale_that_the_images_exceed_is_refused(tmp_path):
+    path = written(tmp_path, x=X8.astype(np.uint8), y=Y8)
+    with pytest.raises(UserError, match=r"range from 0 to 16; ;scale=15 says that white is 15"):
+        data.load(f"npz:{path};scale=15")
+    for scale in ("0", "-1"):
+        with pytest.raises(UserError, match="accepted: the level that is white"):
+            data.load(f"npz:{path};scale={scale}")
+    assert data.load(f"npz:{path};scale=255").batch([0]).max() == torch.tensor(16 / 255)
+
+
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_images_of_one_colour_are_refused(tmp_path, level):
+    path = written(tmp_path, x=np.full((6, 8, 8), level, np.uint8), y=Y8)
+    for options in ("", ";scale=255"):
+        with pytest.raises(UserError, match=r"every pixel is .*; there is nothing on the images"):
+            data.load(f"npz:{path}{options}")
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkeypatch):
+    path = written(tmp_path, x=X8.astype(np.uint8) * 15, y=Y8)
+    monkeypatch.setattr("os.sysconf", lambda name: 16)
+    with pytest.raises(UserError, match=r"unpacks to 0.0 GiB, and the memory holds 0.0 GiB"):
+        data.load(f"npz:{path}")
+
+
 @pytest.mark.parametrize(
     "arrays, message",
     [
@@ -76,13 +155,15 @@ def test_the_number_of_classes_can_be_said(tmp_path):
         ({"x": GREY.astype(np.float32), "y": Y}, "the images range from 0 to 209; .*divide by 255 or store uint8"),
         ({"x": np.full(GREY.shape, np.nan), "y": Y}, "contain NaN"),
         ({"x": np.full(GREY.shape, np.inf), "y": Y}, "range from inf to inf"),
-        ({"x": GREY / 255 - 0.5, "y": Y}, "range from -0.5"),
+        ({"x": GREY / 255 - 0.5, "y": Y}, "range from -0.5.*; if they are normalised, give x \\* std"),
         ({"x": GREY.astype(np.int64), "y": Y}, "the images are int64; accepted: uint8"),
         ({"x": GREY > 3, "y": Y}, "the images are bool"),
-        ({"x": GREY, "y": Y.astype(float)}, "the labels are float64"),
+        ({"x": GREY, "y": Y.astype(float)}, "the labels are float64; accepted: whole numbers from 0; save y.astype"),
         ({"x": GREY, "y": Y - 1}, "a label is -1"),
         ({"x": GREY, "y": Y[:4]}, r"labels have shape \(4,\); accepted: \(5,\)"),
-        ({"x": GREY, "y": np.eye(5, dtype=int)}, r"labels have shape \(5, 5\)"),
+        ({"x": GREY, "y": np.eye(5, dtype=int)}, r"labels have shape \(5, 5\).*; give y.argmax\(1\)"),
+        ({"x": GREY, "y": Y[:, None]}, r"labels have shape \(5, 1\).*; give y\[:, 0\]"),
+        ({"x": GREY, "y": np.array(["a", "b", "a", "b", "a"])}, "the labels are <U1; .*return_inverse"),
         ({"x": GREY, "y": np.array(3)}, r"labels have shape \(\)"),
         ({"x": GREY[:0], "y": Y[:0]}, "there are no labels"),
         ({"x": GREY[:, :0], "y": Y}, "there are no images"),
@@ -137,7 +218,7 @@ def test_what_is_no_npz_at_all_is_refused(tmp_path):
         ("text.npz", "contains Python objects|not a readable"),
         ("empty.npz", "not a readable .npz"),
         ("none.npz", "there is no file"),
-        ("", "there is no file"),
+        ("", "is a folder; accepted: FILE.npz"),
     ]:
         with pytest.raises(UserError, match=message):
             data.load(f"npz:{tmp_path / name}")

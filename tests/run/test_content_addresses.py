@@ -1,6 +1,5 @@
 """What could answer differently has another key, and a random system is not robust by luck: found in review, each red once."""
 
-import importlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ from toys import Climb, Scripted, samples, two_layers
 import robustbench_lite as rbl
 from robustbench_lite.attack import Attack
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import fingerprint, source_digest
+from robustbench_lite.hashing.values import hash_value
+from robustbench_lite.run.reporter import Silent
 from robustbench_lite.system import Detector, System
 
 
@@ -94,9 +94,9 @@ def test_what_an_attack_holds_is_in_its_key() -> None:
         Wrapping(patch=long),
         Wrapping(patch=other),
     ]
-    assert len({fingerprint(attack) for attack in attacks}) == len(attacks)
-    assert fingerprint(Wrapping(patch=long)) == fingerprint(Wrapping(patch=long.clone()))
-    assert source_digest(Wrapping) != source_digest(Climb)  # the file of the base class counts too
+    assert len({hash_value(attack) for attack in attacks}) == len(attacks)
+    assert hash_value(Wrapping(patch=long)) == hash_value(Wrapping(patch=long.clone()))
+    assert hash_value(Wrapping) != hash_value(Climb)  # the file of the base class counts too
 
 
 def test_no_sample_of_a_random_system_is_robust_because_its_search_stopped_at_a_lucky_break() -> None:
@@ -192,18 +192,50 @@ def test_a_lucky_draw_does_not_hide_the_better_point_that_a_lane_found_before() 
     assert (records["break_rate"] == 1).all()
 
 
-def test_what_a_family_shares_is_in_the_keys_of_its_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "family_of_two"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    (folder / "planes.py").write_text("def nearest():\n    return 1\n")
-    (folder / "walk.py").write_text("from family_of_two.planes import nearest\n\n\nclass Walk:\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    walk = importlib.import_module("family_of_two.walk").Walk
-    before = source_digest(walk)
-    assert before == source_digest(walk)
-    (folder / "planes.py").write_text("def nearest():\n    return 2\n")
-    assert source_digest(walk) != before
+class ReadsAFile(nn.Module):
+    """Answers by what stands in a file, which no key can see."""
+
+    def __init__(self, network: nn.Module, file: Path) -> None:
+        super().__init__()
+        self.network, self.file = network, str(file)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores.roll(int(Path(self.file).read_text()), 1)
+
+
+def test_records_of_a_system_that_answers_otherwise_by_now_are_computed_anew(tmp_path: Path) -> None:
+    model, x, y = module_and_images()
+    file, told = tmp_path / "shift", list[str]()
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    def again() -> pd.DataFrame:
+        result = rbl.evaluate(
+            ReadsAFile(model, file),
+            x,
+            y,
+            attacks="fgsm",
+            threat=LINF,
+            out=tmp_path / "run",
+            reporter=Listening(),
+            **QUIET,
+        )
+        return result.records.drop(columns="key")
+
+    file.write_text("0")
+    first = again()
+    assert again().equals(first)
+    assert not told
+    file.write_text("1")
+    second = again()
+    assert len(told) == 1
+    assert "stale" in told[0]
+    assert not second["clean_prediction"].equals(first["clean_prediction"])
+    assert again().equals(second)
+    assert len(told) == 1
 
 
 def test_targets_are_in_the_key_where_they_are_used_and_the_slice_never_is() -> None:

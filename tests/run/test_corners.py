@@ -19,7 +19,7 @@ from robustbench_lite.attack import Asker, Attack, State
 from robustbench_lite.data import outside
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.errors import UserError
-from robustbench_lite.fingerprint import fingerprint
+from robustbench_lite.hashing.values import hash_value
 from robustbench_lite.objectives import margin
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
@@ -175,4 +175,4 @@ def test_blocks_do_not_change_what_an_asker_says_or_counts() -> None:
 
 def test_scripted_points_have_a_key() -> None:
     attack = Scripted(points=lambda x, k: x)
-    assert fingerprint(attack) == fingerprint(attack)
+    assert hash_value(attack) == hash_value(attack)

@@ -42,18 +42,33 @@ class Relearning(Normed):
 @pytest.mark.parametrize(
     "wrap, message",
     [
-        (lambda model: Around(model, before=lambda x: x.sub_(0.5).add_(0.4)), "changes the images"),
         (lambda model: Normed(model, track_running_stats=False), "other images of the batch"),
         (Relearning, "changes its own buffers"),
-        (lambda model: Around(model, after=lambda scores: (scores, scores)), "answers one image with tuple"),
-        (lambda model: Around(model, before=lambda x: x.reshape(1, 1, 8, 8)), "cannot answer"),
+        (lambda model: Around(model, after=lambda scores: {"a": scores}), "answers two images with a dict"),
     ],
-    ids=["in place", "neighbours", "training mode", "extra outputs", "one image only"],
+    ids=["neighbours", "training mode", "no logits"],
 )
 def test_a_model_that_an_evaluation_cannot_trust_is_refused(wrap: Any, message: str) -> None:
     model, x, y = module_and_images()
     with pytest.raises(UserError, match=message):
         rbl.evaluate(wrap(model), x, y, attacks="noise:draws=3", threat=LINF, **QUIET)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: Around(model, before=lambda x: x.sub_(0.5).add_(0.5)),
+        lambda model: Around(model, after=lambda scores: (scores, scores)),
+        lambda model: Around(model, before=lambda x: x.reshape(1, 1, 8, 8)),
+    ],
+    ids=["in place", "extra outputs", "one image only"],
+)
+def test_a_model_that_is_asked_in_its_own_way_breaks_as_the_plain_one(wrap: Any) -> None:
+    model, x, y = module_and_images()
+    plain, found = (
+        rbl.evaluate(one, x, y, attacks=Climb(restarts=1), threat=LINF, **QUIET) for one in (model, wrap(model))
+    )
+    assert found.table.iloc[0]["robust_acc"] == pytest.approx(plain.table.iloc[0]["robust_acc"], abs=0.02)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])

@@ -1,5 +1,6 @@
 """`verify`: the engine's verdict on submitted examples, against closed forms and against the records of an evaluation."""
 
+import argparse
 import json
 import pickle
 import zipfile
@@ -58,8 +59,8 @@ def test_exactly_eps_counts_and_a_hundred_thousandth_more_does_not(tmp_path: Pat
             found = verify(saved(tmp_path, x_adv=adv.float()), system, x.float(), LABELS, threat=f"Linf:{eps}")
             assert found.samples["valid"].tolist() == [valid] * 5, (eps, factor)
             assert found.counts["outside-threat"] == (0 if valid else 5)
+            assert found.robust == (pytest.approx(1 - found.samples["broken"].mean()) if valid else None)
             if not valid:
-                assert found.robust == 1.0
                 assert found.samples["beyond"].to_numpy() == pytest.approx(eps * (factor - 1), abs=2e-7)
 
 
@@ -89,12 +90,12 @@ def test_every_example_meets_one_fate(tmp_path: Path) -> None:
         "not-broken": 0,
     }
     assert found.left.tolist() == [True, True, True, False, False]
-    assert found.robust == 0.6
+    assert (found.could, found.judged, found.robust) == (4, 1, None)  # three of four do not count
+    assert found.bounds == (0.0, 0.6)
     assert found.samples["beyond"].to_numpy()[[0, 2]] == pytest.approx([0.01, 0.25], abs=1e-6)
     told = json.loads(found.write(tmp_path / "deep/verdict.json").read_text())
     assert told["counts"] == found.counts
-    assert (told["n"], told["robust_accuracy"]) == (5, 0.6)
-    assert told["robust_accuracy_low"] == pytest.approx(found.interval[0])
+    assert (told["n"], told["robust_accuracy"], told["bounds"]) == (5, None, [0.0, 0.6])
     assert [row["reason"] for row in told["samples"]] == found.samples["fate"].replace("broken", "").tolist()
     assert told["samples"][1]["linf"] is None
     assert told["samples"][0]["prediction"] == -1
@@ -159,6 +160,63 @@ def test_whole_numbers_are_levels_of_256(tmp_path: Path) -> None:
     assert torch.equal(found.images, levels.float() / 255)
 
 
+Y3 = torch.tensor([1, 0, 2])
+#: what other programs and scripts save
+SAVED: dict[str, Any] = {
+    "AutoAttack": CHANNELS,
+    "AutoAttack, named": {"adv_complete": CHANNELS, "args": argparse.Namespace(eps=0.03, norm="Linf"), "log": None},
+    "torchattacks": {"adv_inputs": CHANNELS, "labels": Y3, "preds": Y3, "inputs": CHANNELS * 0, "save_type": "float"},
+    "torchattacks of old": (CHANNELS, Y3),
+    "a list of images": list(CHANNELS),
+    "a list of batches": [CHANNELS[:2], CHANNELS[2:]],
+    "a list of labelled batches": [(CHANNELS[:2], Y3[:2]), (CHANNELS[2:], Y3[2:])],
+    "numpy arrays": {"x_adv": CHANNELS.numpy(), "acc": np.float64(0.5)},
+    "a table in a table": {"result": {"adv_images": CHANNELS, "y": Y3}},
+    "another name": {"perturbed": CHANNELS, "epoch": 3, "labels": Y3.tolist()},
+    "a parameter": torch.nn.Parameter(CHANNELS.clone()),
+}
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_files_of_other_tools_are_read(tmp_path: Path, case: str) -> None:
+    torch.save(SAVED[case], tmp_path / "adv.pth")
+    found = read(tmp_path / "adv.pth", (3, 5, 6))
+    assert torch.equal(found.images, CHANNELS)
+    assert found.labels is None or found.labels.tolist() == Y3.tolist()
+    assert (found.labels is not None) == ("label" in case or "torchattacks" in case or case[:4] in ("anot", "a ta"))
+
+
+def test_quantised_examples_of_torchattacks_are_levels(tmp_path: Path) -> None:
+    levels = (CHANNELS * 255).round().to(torch.uint8)
+    torch.save({"adv_inputs": levels, "labels": Y3, "save_type": "int"}, tmp_path / "adv.pt")
+    assert torch.equal(read(tmp_path / "adv.pt", (3, 5, 6)).images, levels.float() / 255)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read_as_they_are(tmp_path: Path, kind: torch.dtype) -> None:
+    torch.save({"x_adv": CHANNELS.to(kind)}, tmp_path / "adv.pt")
+    assert torch.equal(read(tmp_path / "adv.pt", (3, 5, 6)).images, CHANNELS.to(kind).float())
+
+
+def test_a_single_array_of_images_needs_no_name(tmp_path: Path) -> None:
+    path = saved(tmp_path, my_attack=CHANNELS, labels=Y3, queries=np.arange(3))
+    assert torch.equal(read(path, (3, 5, 6)).images, CHANNELS)
+
+
+@pytest.mark.parametrize(
+    "shape, hint",
+    [
+        ((3, 5, 6), "it is one image: add an axis"),
+        ((2, 4, 3, 5, 6), r"it is batches: x_adv.reshape\(-1"),
+        ((4, 3, 6, 5), "height and width are exchanged"),
+        ((4, 1, 5, 6), "the images of the data have 3 channels"),
+    ],
+)
+def test_a_wrong_shape_says_what_is_wrong(tmp_path: Path, shape: tuple[int, ...], hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        read(saved(tmp_path, x_adv=np.zeros(shape, np.float32)), (3, 5, 6))
+
+
 def pickled(path: Path) -> None:
     np.savez(path, x_adv=np.array([{"a": 1}], dtype=object))
 
@@ -189,7 +247,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is damaged or no such file"),
     "other zip": (other_zip, r"x_adv has shape \(\); accepted: \(n, 1, 4, 4\)"),
     "missing": (lambda path: None, "there is no file"),
-    "no images": (lambda path: np.savez(path, pictures=X5), "holds no examples; .* it has pictures"),
+    "no images": (lambda path: np.savez(path, pictures=X5[0]), "holds no examples; .* it has pictures"),
+    "two arrays": (
+        lambda path: np.savez(path, x=X5, advs=X5),
+        "several arrays of images: x, advs; call the examples x_adv",
+    ),
     "shape": (lambda path: np.savez(path, x_adv=X5[:, :, :3]), r"shape \(5, 1, 3, 4\); accepted: \(n, 1, 4, 4\) or"),
     "one image": (lambda path: np.savez(path, x_adv=X5[0, 0]), r"shape \(4, 4\); accepted"),
     "none at all": (lambda path: np.savez(path, x_adv=X5[:0]), "holds no image"),
@@ -243,7 +305,9 @@ def test_no_payload_ever_runs(tmp_path: Path, suffix: str) -> None:
 def test_tensors_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
     for held, message in (
         ({"x_adv": torch.eye(4).to_sparse()}, "no plain arrays"),
-        ([torch.zeros(1, 1, 4, 4)], "holds a list"),
+        ([1.5], "holds a list of float"),
+        ({"x_adv": "text"}, "holds no examples; .* it has x_adv"),
+        ([torch.zeros(1, 4, 4), torch.zeros(1, 5, 4)], "no plain arrays"),
         ({"weights": torch.zeros(3)}, "holds no examples; .* it has weights"),
     ):
         torch.save(held, tmp_path / "adv.pt")

@@ -75,7 +75,6 @@ def test_other_normalisation_can_be_said():
     "change, message",
     [
         (lambda w: w.pop("linear.bias"), r"linear\.bias is missing \(1 keys missing, 0 too many\)"),
-        (lambda w: w.update(extra=torch.zeros(1)), "extra is not in it"),
         (lambda w: w.update({"linear.bias": torch.zeros(100)}), r"linear\.bias has shape \(100,\), not \(10,\)"),
         (
             lambda w: w.update({"linear.bias": torch.full((10,), float("nan"))}),
@@ -83,7 +82,7 @@ def test_other_normalisation_can_be_said():
         ),
         (lambda w: w.update({"linear.bias": torch.full((10,), float("inf"))}), "NaN or infinite weights"),
         (lambda w: w.update({"linear.bias": torch.zeros(10, dtype=torch.int64)}), r"linear\.bias is torch\.int64"),
-        (lambda w: w.clear(), "is missing"),
+        (lambda w: w.clear(), "holds no state dict"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):

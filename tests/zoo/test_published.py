@@ -216,32 +216,41 @@ def tiny() -> nn.Module:
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 GREYISH = {"mean": torch.tensor([0.4914, 0.4822, 0.4465]), "std": torch.tensor([0.2471, 0.2435, 0.2616])}
-WRAPPED: list[tuple[Callable[[State], Any], tuple[str, ...]]] = [
-    (lambda s: s, ()),
-    (lambda s: {"net": s, "acc": 0.5, "epoch": 7}, ("net",)),
-    (lambda s: {"model_state_dict": {f"module.{k}": v for k, v in s.items()}}, ("model_state_dict", "module.")),
-    (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()}, ("_orig_mod.", "module.")),
-    (lambda s: {"ema": {"module": s, "decay": 0.995}}, ("ema", "module")),
-    (lambda s: {f"model_ema.{k}": v for k, v in s.items()}, ("model_ema.",)),
-    (lambda s: {f"1.{k}": v for k, v in s.items()}, ("1.",)),
-    (lambda s: {"n_averaged": torch.tensor(9), **{f"module.{k}": v for k, v in s.items()}}, ("module.", "n_averaged")),
-    (lambda s: {**s, "sub_block1.layer.0.conv1.weight": torch.zeros(16, 16, 3, 3)}, ("sub_block1.*",)),
-    (lambda s: {**s, "mu": torch.zeros(1, 3, 1, 1), "sigma": torch.ones(1, 3, 1, 1)}, ("mu", "sigma")),
+WRAPPED: list[tuple[Callable[[State], Any], dict[str, Any]]] = [
+    (lambda s: s, {}),
+    (lambda s: {"net": s, "acc": 0.5, "epoch": 7}, {"part": "net"}),
+    (
+        lambda s: {"model_state_dict": {f"module.{k}": v for k, v in s.items()}},
+        {"part": "model_state_dict", "stripped": ["module."]},
+    ),
+    (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()}, {"stripped": ["_orig_mod.module."]}),
+    (lambda s: {"ema": {"module": s, "decay": 0.995}}, {"part": "ema.module"}),
+    (lambda s: {f"model_ema.{k}": v for k, v in s.items()}, {"stripped": ["model_ema."]}),
+    (
+        lambda s: {"n_averaged": torch.tensor(9), **{f"module.{k}": v for k, v in s.items()}},
+        {"stripped": ["module."], "left_out": {"count": 1, "keys": ["n_averaged"]}},
+    ),
+    (
+        lambda s: {**s, "sub_block1.layer.0.conv1.weight": torch.zeros(16, 16, 3, 3)},
+        {"left_out": {"count": 1, "keys": ["sub_block1.layer.0.conv1.weight"]}},
+    ),
+    (lambda s: {**s, "mu": torch.zeros(1, 3, 1, 1), "sigma": torch.ones(1, 3, 1, 1)}, {}),
     (
         lambda s: {"state_dict": {f"module.1.{k}": v for k, v in s.items()} | {"module.0.mean": torch.zeros(3)}},
-        ("state_dict", "module.", "1.", "0.mean"),
+        {"part": "state_dict", "stripped": ["module.1."]},
     ),
 ]
 
 
-@pytest.mark.parametrize("wrap, stripped", WRAPPED)
-def test_what_is_around_published_weights_is_stripped_and_listed(
-    tmp_path: Path, tiny: nn.Module, wrap: Callable[[State], Any], stripped: tuple[str, ...]
+@pytest.mark.parametrize("wrap, told", WRAPPED)
+def test_what_is_around_published_weights_is_stripped_and_told(
+    tmp_path: Path, tiny: nn.Module, wrap: Callable[[State], Any], told: dict[str, Any]
 ) -> None:
     torch.save(wrap(tiny.state_dict()), tmp_path / "net.pt")
     for spec in (f"{TINY};weights={tmp_path}/net.pt", f"checkpoint:{tmp_path}/net.pt;arch=({TINY})"):
         found = zoo.load(spec, **CIFAR, allow_pickle=True)
-        assert found.notes == stripped
+        none = {"mean": [0.0] * 3, "std": [1.0] * 3}
+        assert found.notes == {"loading": {**none, "weights": "net.pt", **told}}
         assert found.trained
         assert torch.equal(found.module(X), tiny(X))
 
@@ -253,11 +262,14 @@ def test_the_normalisation_of_a_file_is_the_models(tmp_path: Path, tiny: nn.Modu
     expected = tiny((X - GREYISH["mean"].view(3, 1, 1)) / GREYISH["std"].view(3, 1, 1))
     found = zoo.load(f"checkpoint:{tmp_path}/net.pt;arch=({TINY})", **CIFAR, allow_pickle=True)
     torch.testing.assert_close(found.module(X), expected)
-    assert {place.format(key) for key in GREYISH} <= set(found.notes)
+    assert found.notes["loading"]["mean"] == [0.4914, 0.4822, 0.4465]
+    assert found.notes["loading"]["std"] == [0.2471, 0.2435, 0.2616]
     assert found.card is not None
     assert "mean=(0.4914,0.4822,0.4465)" in found.card["architecture"]
     assert found.fresh is not None
     assert torch.equal(found.fresh().mean, found.module.mean)
+    bare = zoo.load(f"{TINY};weights={tmp_path}/net.pt;normalize=none", **CIFAR, allow_pickle=True)
+    assert torch.equal(bare.module(X), tiny(X))
     asked = f"{TINY},mean=(0.5,0.5,0.5),std=(1,1,1);weights={tmp_path}/net.pt"
     with pytest.raises(UserError, match=r"normalises by mean=\(0.4914,.*the model by mean=\(0.5,0.5,0.5\)"):
         zoo.load(asked, **CIFAR, allow_pickle=True)
@@ -272,16 +284,29 @@ def test_our_own_file_of_the_whole_module_brings_its_normalisation(tmp_path: Pat
         zoo.load(f"{TINY},mean=(0,0,0);weights={tmp_path}/net.pt", **CIFAR, allow_pickle=True)
 
 
-def test_a_network_that_cannot_normalise_refuses_constants_that_do_something(tmp_path: Path) -> None:
-    state = zoo.load("madry-mnist", **MNIST).module.state_dict()
+def test_constants_in_a_file_count_for_a_network_that_does_not_normalise_by_itself(tmp_path: Path) -> None:
+    module = zoo.load("madry-mnist", **MNIST).module
+    state, x = module.state_dict(), torch.rand(2, 1, 28, 28)
     torch.save({**state, "mean": torch.tensor([0.1307]), "std": torch.tensor([0.3081])}, tmp_path / "net.pt")
-    with pytest.raises(UserError, match=r"normalises by mean=\(0.1307\), std=\(0.3081\), the model by mean=\(0.0\)"):
-        zoo.load(f"madry-mnist;weights={tmp_path}/net.pt", **MNIST, allow_pickle=True)
-    torch.save({**state, "mean": torch.tensor([0.0]), "std": torch.tensor([1.0])}, tmp_path / "net.pt")
-    assert zoo.load(f"madry-mnist;weights={tmp_path}/net.pt", **MNIST, allow_pickle=True).notes == ("mean", "std")
-    torch.save({**state, "a.mean": torch.zeros(1), "b.mean": torch.zeros(1)}, tmp_path / "net.pt")
+    found = zoo.load(f"madry-mnist;weights={tmp_path}/net.pt", **MNIST, allow_pickle=True)
+    torch.testing.assert_close(found.module(x), module((x - 0.1307) / 0.3081))
+    assert found.notes["loading"] == {"mean": [0.1307], "std": [0.3081], "weights": "net.pt"}
+    assert "mean=0.1307;std=0.3081" in found.name
+    with pytest.raises(UserError, match=r"normalises by mean=\(0.1307\), std=\(0.3081\), the model by mean=\(0.5\)"):
+        zoo.load(f"madry-mnist;weights={tmp_path}/net.pt;mean=(0.5);std=(0.5)", **MNIST, allow_pickle=True)
+    bare = zoo.load(f"madry-mnist;weights={tmp_path}/net.pt;normalize=none", **MNIST, allow_pickle=True)
+    assert torch.equal(bare.module(x), module(x))
+    torch.save({**state, "a.mean": torch.zeros(1), "b.mean": torch.ones(1)}, tmp_path / "net.pt")
     with pytest.raises(UserError, match=r"several normalisations \(a.mean, b.mean\)"):
         zoo.load(f"madry-mnist;weights={tmp_path}/net.pt", **MNIST, allow_pickle=True)
+
+
+def test_constants_in_units_of_bytes_are_read_as_such(tmp_path: Path, tiny: nn.Module) -> None:
+    pixels = {"pixel_mean": torch.tensor([123.675, 116.28, 103.53]), "pixel_std": torch.tensor([58.395, 57.12, 57.375])}
+    torch.save({**tiny.state_dict(), **pixels}, tmp_path / "net.pt")
+    found = zoo.load(f"{TINY};weights={tmp_path}/net.pt", **CIFAR, allow_pickle=True)
+    assert found.notes["loading"]["mean"] == [0.485, 0.456, 0.406]
+    assert found.notes["loading"]["std"] == [0.229, 0.224, 0.225]
 
 
 def test_of_several_networks_in_a_file_one_is_chosen(tmp_path: Path, tiny: nn.Module) -> None:
@@ -292,13 +317,13 @@ def test_of_several_networks_in_a_file_one_is_chosen(tmp_path: Path, tiny: nn.Mo
         for spec in (f"{TINY};weights={where};part={part}", f"checkpoint:{where};arch=({TINY});part={part}"):
             found = zoo.load(spec, **CIFAR, allow_pickle=True)
             torch.testing.assert_close(found.module(X), tiny(X) + shift)
-            assert found.notes == (part,)
+            assert found.notes["loading"]["part"] == part
     with pytest.raises(UserError, match=r"holds several networks: last, best; choose one with ;part=last"):
         zoo.load(f"{TINY};weights={where}", **CIFAR, allow_pickle=True)
     torch.save({"state_dict": best}, tmp_path / "one.pt")
     with pytest.raises(UserError, match=r"unknown part of one\.pt 'stat'; did you mean 'state_dict'"):
         zoo.load(f"{TINY};weights={tmp_path}/one.pt;part=stat", **CIFAR, allow_pickle=True)
-    with pytest.raises(UserError, match="wrn has no option 'part'"):
+    with pytest.raises(UserError, match="wrn: part is for a file of weights"):
         zoo.load(f"{TINY};part=best", **CIFAR)
 
 

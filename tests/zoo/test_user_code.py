@@ -83,7 +83,7 @@ def test_it_can_be_trained_or_given_weights(code, tmp_path):
     found = zoo.load(f"{code}:plain;mean=(0.5);std=(1);weights={tmp_path / 'net.pt'}", **DIGITS, allow_pickle=True)
     expected = nn.functional.linear((X - 0.5).flatten(1), weights["fc.weight"], weights["fc.bias"]) * 2
     torch.testing.assert_close(found.module(X), expected)
-    assert found.notes == ("state_dict",)
+    assert found.notes["loading"]["part"] == "state_dict"
 
 
 def test_a_change_of_the_code_is_another_system_even_where_no_class_changed(code):
@@ -109,14 +109,14 @@ def test_two_files_of_one_name_do_not_get_into_each_others_way(code, tmp_path):
     [
         ("plane", r"unknown function in net\.py 'plane'; did you mean 'plain'"),
         ("number", r"unknown function in net\.py 'number'"),
-        ("needs_more", "needs_more raised TypeError: .*depth"),
+        ("needs_more", r"answers images with a network \(Net\); a function that builds one takes num_classes"),
         ("wrong", "returned a str; accepted: a torch.nn.Module"),
         ("broken", "broken raised KeyError: 'weights.bin'"),
         ("poisoned", r"hold NaN or infinite values \(.*fc.weight\)"),
         ("plain;mean=(0.5)", "give mean and std together"),
         ("plain;mean=(0.1,0.2,0.3);std=(1,1,1)", "takes 3 channels but the images are 1x8x8; add ;grey=repeat"),
         ("plain;meen=(0.5)", "has no option 'meen'.*did you mean mean"),
-        ("plain;grey=repeat", "plain cannot take images 1x8x8"),
+        ("plain;grey=repeat", "plain cannot take images 3x8x8"),
     ],
 )
 def test_functions_that_give_no_such_model_are_refused(code, name, message):
@@ -127,9 +127,9 @@ def test_functions_that_give_no_such_model_are_refused(code, name, message):
 def test_a_file_that_cannot_be_imported_is_refused(tmp_path):
     for name, text in [("syntax.py", "def f(:"), ("missing.py", "import no_such_package"), ("exits.py", "1 / 0")]:
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match=f"{name} raised .*Error when it was imported"):
+        with pytest.raises(UserError, match=f"{name} cannot be imported: [A-Za-z]*Error"):
             zoo.load(f"{tmp_path / name}:f", **DIGITS)
-    with pytest.raises(UserError, match=r"there is no file nothing\.py"):
+    with pytest.raises(UserError, match=r"there is no file 'nothing\.py'"):
         zoo.load("nothing.py:f", **DIGITS)
 
 
@@ -186,7 +186,7 @@ def test_another_graph_with_the_same_weights_is_another_system(tmp_path):
 def test_torchscript_that_is_none_is_refused(script, tmp_path):
     path, _ = script
     whole = path.read_bytes()
-    with pytest.raises(UserError, match="there is no readable file"):
+    with pytest.raises(UserError, match="there is no file"):
         zoo.load(f"torchscript:{tmp_path / 'none.pt'}", **DIGITS)
     torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="is no TorchScript file"):

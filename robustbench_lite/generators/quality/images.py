@@ -15,8 +15,8 @@ from robustbench_lite.generators.quality.judges import usefulness
 from robustbench_lite.generators.quality.manifolds import density_coverage, nearest, precision_recall
 from robustbench_lite.generators.quality.memorisation import copy_figures, same_distance, support
 from robustbench_lite.randomness import Draws
+from robustbench_lite.seeding import derive
 from robustbench_lite.system import System
-from robustbench_lite.training.seeds import derive
 
 #: at most, where all pairs are looked at: of features, of images beside the training split, and of lessons
 _PAIRS, _COPIES, _LESSONS = 5000, 1000, 2000

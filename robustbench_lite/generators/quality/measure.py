@@ -18,8 +18,8 @@ from robustbench_lite.generators.quality.arithmetic import encoded, latent_figur
 from robustbench_lite.generators.quality.features import BATCH, look
 from robustbench_lite.generators.quality.images import Reference, image_figures
 from robustbench_lite.randomness import Draws
+from robustbench_lite.seeding import derive
 from robustbench_lite.system import System
-from robustbench_lite.training.seeds import derive
 
 #: images of a sampling, at most, when nobody says
 _IMAGES = 10_000

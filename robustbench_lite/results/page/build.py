@@ -4,8 +4,6 @@ Everything is in the file: style, script, charts, images. Text of the run comes 
 the page forbids itself any script or style but its own, and any request (Content-Security-Policy by digest).
 """
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -14,8 +12,11 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from robustbench_lite import __version__
+from robustbench_lite.escaping import visible_lines
+from robustbench_lite.hashing import integrity
 from robustbench_lite.results.claims import NOTES
 from robustbench_lite.results.grid import INTERVALS
+from robustbench_lite.results.loading import loading_rows
 from robustbench_lite.results.metrics import WORST_CASE
 from robustbench_lite.results.page import panels, tables
 from robustbench_lite.results.page.checks import checked, explanations
@@ -42,7 +43,7 @@ def page(run: RunData) -> str:
     every = panels.claimed_and_actual, panels.security_curves, panels.over_queries, panels.over_time, panels.detectors
     charts = {chart.__name__: chart(run) for chart in every}
     shown, left_out = strips(run)
-    return _template().render(
+    html = _template().render(
         title=_title(run),
         facts=list(_facts(run)),
         open_cells=_open_cells(run),
@@ -61,12 +62,14 @@ def page(run: RunData) -> str:
         strips=shown,
         strips_left_out=left_out,
         plan=run.plan,
+        loaded=loading_rows(run.environment),
         environment=list(_flat(run.environment)),
         version=__version__,
         style=style,
         script=script,
-        policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
+        policy=f"default-src 'none'; img-src data:; style-src '{integrity(style)}'; script-src '{integrity(script)}'",
     )
+    return visible_lines(html)
 
 
 @cache
@@ -79,11 +82,6 @@ def _template() -> Any:
     loader = DictLoader({PAGE: _resource(PAGE)})
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     return Environment(loader=loader, autoescape=True, **options).get_template(PAGE)
-
-
-def _digest(text: str) -> str:
-    """What a Content-Security-Policy calls an inline element by; browsers read CRLF as LF."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _title(run: RunData) -> str:
@@ -117,11 +115,14 @@ def _list(names: Any) -> str:
 def _open_cells(run: RunData) -> list[str]:
     """Attacks on a system that have no verdict for some sample, and why as far as it is known."""
     summary = run.summary[(run.summary["failed"] > 0) & (run.summary["attack"] != WORST_CASE)]
-    return [
+    open_ = {line.removeprefix("unfinished: ").rpartition(": ")[0] for line in run.unfinished}
+    told = [
         f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}: {row['failed']} of {row['n']} images without"
         f" a verdict{': ' + row['failure'] if row['failure'] else ''}"
         for row in summary.to_dict("records")
+        if f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}" not in open_
     ]
+    return [*told, *run.unfinished]
 
 
 def _flat(told: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:

@@ -1,16 +1,17 @@
 """Global state that a training needs: torch's generators and threads, both as they were afterwards."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from robustbench_lite.hashing import hash_number
+
 
 def derive(seed: int, *words: object) -> int:
     """A seed of its own, below 2**63, for one purpose: `derive(seed, "shuffle", epoch)`."""
     text = repr((int(seed), *words)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    return hash_number(text) >> 1
 
 
 @contextmanager

@@ -1,0 +1,181 @@
+"""A run's folder read back: damaged files count as not there, and what the run did not come to is named."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustbench_lite.cli import main
+from robustbench_lite.run import run_folder
+from robustbench_lite.run.evaluate import run
+from robustbench_lite.run.plan import Plan
+
+PLAN = Plan(models=("linear",), defenses=("none",), attacks=("noise:draws=2", "fgsm"), samples="first:30")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(PLAN, out=folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def unfinished(folder: Path) -> tuple[str, ...]:
+    records, timings, _ = run_folder.read_run(folder)
+    return run_folder.unfinished(folder, records, timings)
+
+
+def cell(folder: Path, attack: str) -> Path:
+    timings = run_folder.read_timings(folder).set_index("attack")
+    return folder / "records" / str(timings.loc[attack, "key"])
+
+
+def test_of_a_finished_run_nothing_is_unfinished(folder: Path) -> None:
+    assert unfinished(folder) == ()
+
+
+def test_a_cell_without_records_is_named(folder: Path) -> None:
+    shutil.rmtree(cell(folder, "fgsm"))
+    assert unfinished(folder) == ("unfinished: fgsm on linear, none, Linf:0.2: no records",)
+
+
+def test_a_cell_that_never_began_is_named_and_one_that_was_killed_with_its_count(folder: Path) -> None:
+    (folder / "plan.toml").write_text(
+        Plan(**{**vars(PLAN), "attacks": (*PLAN.attacks, "pgd:steps=3"), "threats": ("Linf:0.2", "L2:1")}).to_toml(),
+        encoding="utf-8",
+    )
+    path = cell(folder, "fgsm") / "rows.parquet"
+    rows = run_folder.Records(folder / "records").rows(path.parent.name)
+    store = run_folder.Records(folder / "records")
+    store.append("0" * 32, rows.head(7).assign(attack="pgd:steps=3", key="0" * 32))
+    assert unfinished(folder) == (
+        "unfinished: pgd:steps=3 on linear, none, Linf:0.2: 7 of 30 images",
+        "unfinished: noise:draws=2 on linear, none, L2:1: no records",
+        "unfinished: fgsm on linear, none, L2:1: no records",
+        "unfinished: pgd:steps=3 on linear, none, L2:1: no records",
+    )
+
+
+def test_an_attack_that_was_averaged_over_draws_is_no_other_attack(folder: Path) -> None:
+    timings = pd.read_parquet(folder / "timings.parquet")
+    timings["attack"] = timings["attack"].replace("fgsm", "fgsm:eot=10")
+    timings.to_parquet(folder / "timings.parquet")
+    assert unfinished(folder) == ()
+
+
+def test_report_and_page_name_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(cell(folder, "fgsm"))
+    told = "unfinished: fgsm on linear, none, Linf:0.2: no records"
+    assert main(["report", str(folder)]) == 0
+    assert told in capsys.readouterr().out
+    assert main(["report", str(folder), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)
+    assert told in err
+    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert page.count("fgsm on linear, none, Linf:0.2: ") == 1
+    assert f"<li>{told}</li>" in page
+
+
+ODD_JSON = (
+    "",
+    "{",
+    "[]",
+    "null",
+    "7",
+    '"x"',
+    "[" * 100000,
+    '{"indices": null}',
+    '{"indices": ["a"]}',
+    '{"systems": [1]}',
+)
+ODD_JSON += (
+    '{"indices": [1e400]}',
+    '{"indices": [-1]}',
+    '{"systems": {"a": {"adaptive attacks": 3}}}',
+    "\udcff",
+    "\x00",
+)
+
+
+@pytest.mark.parametrize("text", ODD_JSON, ids=range(len(ODD_JSON)))
+@pytest.mark.parametrize("name", ["environment.json", "slice.json"])
+def test_odd_json_beside_the_records_is_no_traceback(
+    name: str, text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    code = main(["report", str(folder)])
+    assert code == (2 if name == "slice.json" else 0), capsys.readouterr().err
+
+
+def edited(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        change(pd.read_parquet(folder / "timings.parquet")).to_parquet(folder / "timings.parquet")
+
+    return edit
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a column is gone": edited(lambda frame: frame.drop(columns="attack")),
+    "texts are numbers": edited(lambda frame: frame.assign(model=7)),
+    "numbers are texts": edited(lambda frame: frame.assign(expected="many")),
+    "stages are no table": edited(lambda frame: frame.assign(stages="[" * 99999)),
+    "no rows": edited(lambda frame: frame.head(0)),
+    "no parquet": lambda folder: (folder / "timings.parquet").write_bytes(b"PAR1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_timings_that_are_not_what_was_written_are_no_results(
+    damage: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DAMAGE[damage](folder)
+    assert main(["report", str(folder)]) == 2
+    assert "has no results yet; start it again to go on" in capsys.readouterr().err
+    again = run(PLAN, out=folder)
+    assert not again.failed
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe\x00", b"diagnostic\n", b'"\n"\r\r"', b"x" * 99999])
+def test_a_damaged_table_of_checks_is_none(content: bytes, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "diagnostics.csv").write_bytes(content)
+    assert not len(run_folder.read_diagnostics(folder))
+    assert main(["report", str(folder)]) == 0
+    assert "Checks" not in capsys.readouterr().out
+
+
+def test_a_table_of_checks_with_other_values_is_none(folder: Path) -> None:
+    path = folder / "diagnostics.csv"
+    whole = path.read_text(encoding="utf-8")
+    assert len(run_folder.read_diagnostics(folder))
+    for old, new in (("clear", "fine"), (",30\n", ",many\n")):
+        assert old in whole
+        path.write_text(whole.replace(old, new), encoding="utf-8")
+        assert not len(run_folder.read_diagnostics(folder)), new
+
+
+def test_files_with_bytes_changed_at_random_are_no_traceback(
+    folder: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(0)
+    names = ("timings.parquet", "diagnostics.csv", "environment.json", "slice.json", "plan.toml")
+    for _ in range(40):
+        name = chance.choice(names)
+        data = bytearray((finished / name).read_bytes())
+        for _ in range(chance.randint(1, 20)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        (folder / name).write_bytes(bytes(data))
+        assert main(["report", str(folder)]) in (0, 2)
+        shutil.copy(finished / name, folder / name)
+    capsys.readouterr()
