@@ -82,15 +82,9 @@ def judge(baseline: Board, now: Board, limits: Limits) -> Judgement:
         own = list(_tests(pair))
         measured = list(_measured(key, before, now)) if limits.flags == "tested" else []
         tests += [*own, *measured]
-        if not own:
-            others.append(
-                Comparison(kind="missing", who=key, what="missing", how="nothing of it could be compared", failed=True)
-            )
-        others += _attacks(pair)
-        others += _flags(pair, {test.what for test in measured})
-        if pair.same_images:
-            others += dearer(key, before, pair.after, costs, limits)
-        notes += _notes(pair)
+        others += [*([] if own else [_nothing(key)]), *_attacks(pair), *_flags(pair, {test.what for test in measured})]
+        others += dearer(key, before, pair.after, costs, limits, same_images=pair.same_images)
+        notes += _notes(pair, limits)
     corrected = [replace(test, failed=_fails(test, limits)) for test in _corrected(tests)]
     notes += [f"{one}; that may be chance" for one in corrected if _fires(one) and not one.failed]
     return Judgement(comparisons=(*corrected, *others), rows=len(old), notes=tuple(notes))
@@ -113,12 +107,13 @@ def _pair(key: Key, before: Row, after: Row, boards: tuple[Board, Board], limits
     return _Pair(who=key, before=before, after=after, boards=boards, common=common)
 
 
-def _notes(pair: _Pair) -> Iterator[str]:
+def _notes(pair: _Pair, limits: Limits) -> Iterator[str]:
     name = name_of(pair.who)
     if not pair.same_images:
         n = f"{pair.after['n']} images, {pair.before['n']} in the baseline"
         how = "by intervals" if pair.common is None else f"on the {len(pair.common[0])} in common"
-        yield f"{name} was seen on other images than in the baseline ({n}): compared {how}; queries are not compared"
+        left_out = "queries and seconds" if limits.seconds else "queries"
+        yield f"{name} was seen on other images than in the baseline ({n}): compared {how}; {left_out} are not compared"
     if pair.before["digest"] != pair.after["digest"]:
         yield f"{name} has other weights or parts than in the baseline"
 
@@ -212,8 +207,14 @@ def _missing(key: Key, what: str, where: str | None) -> Comparison:
     if what == "missing":
         how = "it is in the baseline and in this run" if where else "it is in the baseline and not in this run"
     else:
-        how = f"{printable(what)} ran in the baseline and {'' if where else 'not '}in this run"
+        how = f"{visible(what)} ran in the baseline and {'' if where else 'not '}in this run"
     return Comparison(kind="missing", who=key, what=what, how=how, failed=where is None)
+
+
+def _nothing(key: Key) -> Comparison:
+    """A row that is on both sides, and has no figure to be compared."""
+    how = "nothing of it could be compared"
+    return Comparison(kind="missing", who=key, what="missing", how=how, failed=True)
 
 
 def _flags(pair: _Pair, tested: Collection[str]) -> Iterator[Comparison]:
@@ -222,9 +223,9 @@ def _flags(pair: _Pair, tested: Collection[str]) -> Iterator[Comparison]:
     flags = [one for one in str(pair.after["flags"]).split(";") if one and one not in old and one not in tested]
     marks = [one for one in str(pair.after["mark"]).split("; ") if one and one != FLAGGED and one not in marked]
     for flag in flags:
-        yield _flag(pair.who, flag, f"the check {printable(flag)} fires, and did not before")
+        yield _flag(pair.who, flag, f"the check {visible(flag)} fires, and did not before")
     for mark in marks:
-        yield _flag(pair.who, mark, f"it is marked {printable(mark)!r}, and was not before")
+        yield _flag(pair.who, mark, f"it is marked {visible(mark)!r}, and was not before")
     if not flags and not marks:
         yield Comparison(kind="flag", who=pair.who, what="flag", how="no check fires that did not before")
 

@@ -40,15 +40,23 @@ class Costs:
 
 
 def dearer(
-    key: Key, before: Mapping[Any, Any], after: Mapping[Any, Any], costs: tuple[Costs, Costs], limits: Limits
+    key: Key,
+    before: Mapping[Any, Any],
+    after: Mapping[Any, Any],
+    costs: tuple[Costs, Costs],
+    limits: Limits,
+    *,
+    same_images: bool,
 ) -> Iterator[Comparison]:
     """Queries of each attack, since a cheap one would hide behind a dear one, else of all together; seconds; and the cost.
+
+    Queries and seconds an image depend on the images, and are compared where these are the same; what a query costs does not.
 
     Raises:
         UserError: seconds or costs are asked for, and one side tells none.
     """
     old, new = costs
-    if limits.queries is not None:
+    if limits.queries is not None and same_images:
         attacks = [attack for who, attack in old.queries if who == key and (key, attack) in new.queries]
         pairs = [(attack, old.queries[key, attack], new.queries[key, attack]) for attack in attacks]
         each = list(_grown("queries", key, pairs, limits.queries))
@@ -56,7 +64,7 @@ def dearer(
         if not any(one.failed for one in each):
             whole = [("queries", number_of(before["queries"]), number_of(after["queries"]))]
             yield from _grown("queries", key, whole, limits.queries)
-    if limits.seconds is not None:
+    if limits.seconds is not None and same_images:
         pair = _both("time", "seconds", key, old.seconds, new.seconds)
         yield from _grown("time", key, [("time", *pair)], limits.seconds)
     if limits.cost is not None:

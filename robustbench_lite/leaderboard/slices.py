@@ -10,6 +10,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.hashing import hash_json
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.plan import BoardPlan
+from robustbench_lite.run.dataset import load_data
 
 
 def slice_digest(data: str, images: Sequence[int]) -> str:
@@ -41,7 +42,6 @@ def _likely(now: Board, n: int, path: Path, data_root: Path | None) -> Iterator[
     toml = path.with_suffix(".toml")
     with suppress(UserError):
         plan = BoardPlan.load(toml).plan
-        root = data_root or (None if plan.data_root is None else Path(plan.data_root))
-        data = datasets.load(plan.dataset, "test", root=root, download=plan.download)
+        data = load_data(replace(plan, data_root=plan.data_root if data_root is None else str(data_root)))
         if data.digest() == now.data:
             yield datasets.choose(data, plan.samples, plan.slice_seed).tolist()

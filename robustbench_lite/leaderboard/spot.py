@@ -1,6 +1,7 @@
 """A spot check: random images of every row are run again, on the row's own weights, by the row's own attacks."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from robustbench_lite import zoo
 from robustbench_lite.attack import Attack, prepares
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
@@ -24,12 +24,15 @@ from robustbench_lite.leaderboard.samples import unpacked
 from robustbench_lite.leaderboard.slices import slice_digest
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.fates import trials
+from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.setting import Open, Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import Builder
+from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import trial
+from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
 #: an answer is borderline where its margin is less than this share of the usual one: rounding decides it, and another
@@ -83,16 +86,26 @@ def spot(path: Path, options: Spot, reporter: Reporter | None = None) -> Iterato
     count = len(setting.indices)
     places = np.sort(np.random.default_rng(options.seed).permutation(count)[: options.count])
     some = replace(setting, indices=np.sort(setting.indices)[places])
-    with some.opened(None, reporter) as opened:
+    with some.opened(None, reporter) as opened, _threads(some, opened):
         check = _Check(
             board=board, opened=Open(setting=some, builder=_Watched.of(opened.builder)), places=places, slice=digest,
             options=options, reporter=reporter,
         )  # fmt: skip
         for model, defense in product(setting.plan.models, setting.plan.chains):
-            keys = {text: (f"{text}{setting.plan.sees_through}", model, defense) for text in setting.threats}
+            names = [f"{text}{setting.plan.sees_through}" for text in setting.threats]
+            keys = dict(zip(setting.threats, ((name, visible(model), visible(defense)) for name in names), strict=True))
             own = {text: rows[key] for text, key in keys.items() if key in rows}
             if own:
                 yield from check.system(model, defense, own)
+
+
+def _threads(setting: Setting, opened: Open) -> AbstractContextManager[int]:
+    """As many threads as an evaluation here takes; of networks that are not there, as many as their trainings take."""
+    try:
+        count = choose_threads(opened.builder.networks, setting.data, setting.device)
+    except (UserError, ModelError):
+        count = setting.threads
+    return steady_threads(count)
 
 
 @dataclass(kw_only=True)
@@ -100,6 +113,12 @@ class _Watched(Builder):
     """A builder that tells whether something was learned from training data: weights, or parts of a defense."""
 
     learned: bool = False
+
+    def trains(self, model: str, defense: str) -> bool:
+        """Whether the weights are made here."""
+        loaded = self._loaded(model)
+        given = isinstance(loaded, System) or loaded.trained
+        return any(part.trains for part in resolve_defense(defense)) or not given
 
     @classmethod
     def of(cls, builder: Builder) -> "_Watched":
@@ -133,7 +152,7 @@ class _Check:
                 found[text].skipped = "the images here are not those of the leaderboard"
         try:
             self._rows(model, defense, {text: row for text, row in rows.items() if not found[text].skipped}, found)
-        except UserError as error:  # weights that are not there, an attack that fails: nothing is known of the rest
+        except (UserError, ModelError) as error:  # weights that are not there, an attack that fails
             for finding in found.values():
                 if not finding.notes and not finding.faults:
                     finding.skipped = finding.skipped or str(error)
@@ -142,16 +161,16 @@ class _Check:
     def _rows(self, model: str, defense: str, rows: Mapping[str, Row], found: Mapping[str, Finding]) -> None:
         if not rows:
             return
-        if self._trains(model, defense) and not self.options.train:
-            for text in rows:
-                found[
-                    text
-                ].skipped = "it is trained on the spot; --train trains it here, and weights may differ by processor"
-            return
         builder = self.opened.builder
         assert isinstance(builder, _Watched)
+        if builder.trains(model, defense) and not self.options.train:
+            for finding in (found[text] for text in rows):
+                finding.skipped = (
+                    "it is trained on the spot; --train trains it here, and weights may differ by processor"
+                )
+            return
         builder.learned = False
-        subject = self.opened.subject(builder.build(model, defense))
+        subject = self.opened.subject(self.opened.build(model, defense))
         for text, row in rows.items():
             here = subject.system.digest
             if here == row["digest"]:
@@ -164,14 +183,6 @@ class _Check:
                 found[text].faults.append(
                     f"digest: the weights or parts here are {here}, those of the row {row['digest']}"
                 )
-
-    def _trains(self, model: str, defense: str) -> bool:
-        setting = self.opened.setting
-        loaded = zoo.load(
-            model, num_classes=setting.data.num_classes, input_shape=setting.data.shape,
-            allow_pickle=setting.plan.allow_pickle, class_names=setting.data.class_names,
-        )  # fmt: skip
-        return any(part.trains for part in resolve_defense(defense)) or not loaded.trained
 
     def _row(self, finding: Finding, subject: Subject, row: Row, text: str) -> None:
         setting, key = self.opened.setting, key_of(row)
@@ -189,7 +200,7 @@ class _Check:
         if ran:
             _compare_attacks(finding, told, here, ran, margins, row)
         finding.notes.insert(
-            0, f"{len(self.places)} images, {', '.join(dict.fromkeys(printable(a) for a, _ in ran))}{why}"
+            0, f"{len(self.places)} images, {', '.join(dict.fromkeys(visible(a) for a, _ in ran))}{why}"
         )
 
     def _records(self, subject: Subject, attacks: Mapping[str, Attack], text: str) -> pd.DataFrame:
@@ -228,7 +239,7 @@ def _affordable(
     if asked[strong] > budget:
         return (
             {},
-            f"its cheapest strong attack, {printable(strong)}, asks {asked[strong]:.0f} queries an image: --budget",
+            f"its cheapest strong attack, {visible(strong)}, asks {asked[strong]:.0f} queries an image: --budget",
         )
     return {strong: own[strong]}, f" alone (all attacks ask {total:.0f} queries an image, --budget {budget:g})"
 
@@ -293,7 +304,7 @@ def _compare_attacks(
     """What broke must break again; what held by all attacks, and breaks, is a stronger finding that lowers the row."""
     before, now = (np.logical_and.reduce([side[one] for one in ran]) for side in (told, here))
     for place in np.flatnonzero(~before & now):
-        by = ", ".join(dict.fromkeys(printable(one[0]) for one in ran if not told[one][place]))
+        by = ", ".join(dict.fromkeys(visible(one[0]) for one in ran if not told[one][place]))
         _add(
             finding,
             f"image {margins.index[place]} is broken by {by} in the leaderboard, and holds here",
@@ -301,7 +312,7 @@ def _compare_attacks(
         )
     stronger = np.flatnonzero(told[WORST, _worst(told)] & before & ~now)
     for number, place in enumerate(stronger, 1):
-        by = ", ".join(dict.fromkeys(printable(one[0]) for one in ran if not here[one][place]))
+        by = ", ".join(dict.fromkeys(visible(one[0]) for one in ran if not here[one][place]))
         most = float(row["worst_case"]) - number / int(row["n"])
         text = f"image {margins.index[place]} holds in the leaderboard, and {by} breaks it here"
         _add(finding, f"{text}: worst_case is {most:.6g} at most", margins.attacked[place])

@@ -141,7 +141,7 @@ def test_somebody_elses_examples_lower_what_is_best_known_where_they_are_right(
     [
         (("--alpha", "1.5"), "alpha=1.5; accepted: 0 to less than 1"),
         (("--queries", "0.5"), "queries=0.5; accepted: 0 (not compared), or a factor from 1"),
-        (("--run", "nowhere"), "'nowhere' holds no run"),
+        (("--run", "nowhere"), "there is no folder 'nowhere'"),
     ],
 )
 def test_mistakes_are_told(

@@ -66,8 +66,7 @@ def subject_of(model: nn.Module) -> Iterator[Subject]:
     plan = Plan(dataset="tensors", models=("Net",), defenses=("none",), attacks=("fgsm",), samples="all")
     data = from_tensors(torch.rand(20, 1, 4, 4), torch.arange(20) % 2)
     with Setting.of(plan, data=data).opened(model, Silent()) as opened:
-        (built,) = opened.builder.systems()
-        yield opened.subject(built)
+        yield opened.subject(opened.build("Net", "none"))
 
 
 def measured(model: nn.Module) -> units.Units:
@@ -79,7 +78,7 @@ def pauses() -> Iterator[float]:
     """Another job comes between every second time."""
     while True:
         yield 0.0
-        yield 5.0
+        yield 0.2
 
 
 def test_units_are_seconds_an_image_and_the_least_of_several(clock: Clock) -> None:
