@@ -97,17 +97,6 @@ def printable_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
     return _mapped(frame, printable)
 
 
-def to_cell(text: str) -> str:
-    """The text as a cell of a CSV: control characters shown, and an apostrophe before what begins like a formula (= + - @)."""
-    text = visible(text)
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def from_cell(cell: str) -> str:
-    """The text of a cell that `to_cell` wrote."""
-    return cell[1:] if _GUARDED.match(cell) else cell
-
-
 def csv_text(frame: "pd.DataFrame") -> str:
     """A table as CSV, a line a row, its texts by `to_cell`; `read_csv` reads it back."""
     return str(_mapped(frame, to_cell).to_csv(index=False, lineterminator="\n"))

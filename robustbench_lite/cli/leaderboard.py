@@ -240,7 +240,7 @@ def validate(
         found = _faults(file)
         wrong += len(found)
         for fault in found:
-            complain(f"{file}: {visible(fault)}")
+            complain(f"{file}: {printable(fault)}")
         if not found:
             print(f"{file}: sound")
             if spot and not _of_generators([file]):

@@ -69,5 +69,5 @@ def _images(row: Mapping[Any, Any]) -> str:
 
 
 def _listed(names: set[str]) -> str:
-    shown: Sequence[str] = sorted(map(visible, names))
+    shown: Sequence[str] = sorted(map(printable, names))
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -67,7 +67,7 @@ class Board:
         if twice.any():
             row = rows[twice].iloc[0]
             raise UserError(
-                f"{visible(row['model'])} with {visible(row['defense'])} stands twice under {visible(row['threat'])};"
+                f"{printable(row['model'])} with {printable(row['defense'])} stands twice under {printable(row['threat'])};"
                 " give each system once"
             )
         order = ranked(rows, samples)

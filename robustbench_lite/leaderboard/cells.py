@@ -82,7 +82,7 @@ def line_of(what: str, place: int, row: Mapping[Any, str]) -> str:
     name = name_of(key_of(row))
     if what == ROWS:
         return name
-    attack = f", {visible(row['attack'])}" if "attack" in row else ""
+    attack = f", {printable(row['attack'])}" if "attack" in row else ""
     return f"line {place + 2} ({name}{attack})"
 
 
@@ -102,5 +102,5 @@ def _accepted(column: str, cell: str, row: Mapping[Any, str], what: str) -> str:
 
 
 def _cut(cell: str) -> str:
-    shown = visible(cell)
+    shown = printable(cell)
     return repr(shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…")

@@ -80,7 +80,7 @@ def key_of(row: Mapping[Any, Any]) -> Key:
 
 def name_of(key: Key) -> str:
     """The same in words, for a terminal too."""
-    dataset, threat, model, defense = map(visible, key)
+    dataset, threat, model, defense = map(printable, key)
     return f"{model}, {defense} · {dataset} · {threat}"
 
 

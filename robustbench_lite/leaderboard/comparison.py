@@ -54,7 +54,7 @@ class Comparison:
     failed: bool = False
 
     def __str__(self) -> str:
-        name, what = name_of(self.who), visible(self.what)
+        name, what = name_of(self.who), printable(self.what)
         if self.kind in SHARES:
             change = f"{100 * self.before:.1f} % -> {100 * self.after:.1f} %"
             return f"{self.kind}: {name}: {what} {change} ({self.how})"

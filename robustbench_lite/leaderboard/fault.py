@@ -24,7 +24,7 @@ class Fault:
         """In a sentence; `name` is that of the leaderboard, without `.csv`."""
         file = "" if self.file == ROWS else f"{name}.{self.file}.csv"
         where = ", ".join(part for part in (file, self.who) if part)
-        what = " and ".join(map(visible, self.columns))
+        what = " and ".join(map(printable, self.columns))
         return ": ".join(part for part in (where, what, self.text) if part)
 
     def tells(self, other: "Fault") -> bool:

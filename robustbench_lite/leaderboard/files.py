@@ -126,7 +126,7 @@ def belongs_to_another(path: Path) -> bool:
 
 
 def as_csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
-    """A table as the text of its file; names are escaped, see `escapes`."""
+    """A table as the text of its file; names are escaped, see `escaping`."""
     shown = {name: frame[name].map(_escaped) if name in TEXTS else frame[name] for name in frame.columns}
     out = pd.DataFrame(shown, columns=frame.columns).set_axis([to_cell(str(name)) for name in frame.columns], axis=1)
     return str(out.to_csv(index=False, lineterminator="\n", float_format=float_format))

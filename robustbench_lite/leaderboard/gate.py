@@ -207,7 +207,7 @@ def _missing(key: Key, what: str, where: str | None) -> Comparison:
     if what == "missing":
         how = "it is in the baseline and in this run" if where else "it is in the baseline and not in this run"
     else:
-        how = f"{visible(what)} ran in the baseline and {'' if where else 'not '}in this run"
+        how = f"{printable(what)} ran in the baseline and {'' if where else 'not '}in this run"
     return Comparison(kind="missing", who=key, what=what, how=how, failed=where is None)
 
 
@@ -223,9 +223,9 @@ def _flags(pair: _Pair, tested: Collection[str]) -> Iterator[Comparison]:
     flags = [one for one in str(pair.after["flags"]).split(";") if one and one not in old and one not in tested]
     marks = [one for one in str(pair.after["mark"]).split("; ") if one and one != FLAGGED and one not in marked]
     for flag in flags:
-        yield _flag(pair.who, flag, f"the check {visible(flag)} fires, and did not before")
+        yield _flag(pair.who, flag, f"the check {printable(flag)} fires, and did not before")
     for mark in marks:
-        yield _flag(pair.who, mark, f"it is marked {visible(mark)!r}, and was not before")
+        yield _flag(pair.who, mark, f"it is marked {printable(mark)!r}, and was not before")
     if not flags and not marks:
         yield Comparison(kind="flag", who=pair.who, what="flag", how="no check fires that did not before")
 

@@ -23,7 +23,7 @@ def summary(judgement: Judgement) -> str:
 
 def markdown(judgement: Judgement, title: str) -> str:
     """A summary for a pull request."""
-    out = [f"### {escaped(title)}: {summary(judgement)}", ""]
+    out = [f"### {for_markdown(title)}: {summary(judgement)}", ""]
     if judgement.alarms:
         out += ["| what | system | before | after | why |", "|---|---|---:|---:|---|"]
         for alarm in judgement.alarms:
@@ -32,9 +32,9 @@ def markdown(judgement: Judgement, title: str) -> str:
                 figures[0] = f"limit {figures[0]}"
             what = alarm.kind if alarm.what == alarm.kind else f"{alarm.kind}: {alarm.what}"
             cells = (what, name_of(alarm.who), *figures, alarm.how)
-            out.append("| " + " | ".join(map(escaped, cells)) + " |")
+            out.append("| " + " | ".join(map(for_markdown, cells)) + " |")
         out.append("")
-    out += [f"- {escaped(note)}" for note in judgement.notes]
+    out += [f"- {for_markdown(note)}" for note in judgement.notes]
     return "\n".join(out).rstrip("\n") + "\n"
 
 
@@ -42,23 +42,23 @@ def annotations(judgement: Judgement, file: str) -> Iterator[str]:
     """A GitHub workflow command an alarm."""
     for alarm in judgement.alarms:
         where = f"file={_escaped(file, ',:')},title={_escaped(alarm.kind, ',:')}"
-        yield f"::error {where}::{_escaped(visible(str(alarm)))}"
+        yield f"::error {where}::{_escaped(printable(str(alarm)))}"
 
 
 def junit(judgement: Judgement, name: str) -> str:
     """JUnit XML: a test case for everything that the gate looked at, with its figures; what is worse is a failure."""
     count = len(judgement.comparisons)
     failed = str(len(judgement.alarms))
-    suite = ElementTree.Element("testsuite", name=visible(name), tests=str(count), failures=failed, errors="0")
+    suite = ElementTree.Element("testsuite", name=printable(name), tests=str(count), failures=failed, errors="0")
     for one in judgement.comparisons:
-        who = f"{name_of(one.who)} · {visible(one.what)}"
+        who = f"{name_of(one.who)} · {printable(one.what)}"
         case = ElementTree.SubElement(suite, "testcase", classname=f"rbl.check.{one.kind}", name=who)
         if one.failed:
-            failure = ElementTree.SubElement(case, "failure", message=visible(str(one)), type=one.kind)
-            failure.text = visible(str(one))
+            failure = ElementTree.SubElement(case, "failure", message=printable(str(one)), type=one.kind)
+            failure.text = printable(str(one))
         ElementTree.SubElement(case, "system-out").text = "\n".join(_told(one))
     if judgement.notes:
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(visible, judgement.notes))
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(printable, judgement.notes))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
@@ -68,7 +68,7 @@ def _told(one: Comparison) -> Iterator[str]:
     for name, value in (("before", one.before), ("after", one.after), ("p", one.p)):
         if not math.isnan(value):
             yield f"{name}: {value:.6g}"
-    yield visible(one.how)
+    yield printable(one.how)
 
 
 def _figure(value: float, share: bool) -> str:

@@ -67,7 +67,7 @@ def read_sealed(path: Path, needed: Sequence[str] = _KEY) -> pd.DataFrame:
     for name in (name for name in table.columns if name not in TEXTS):
         odd = [cell for cell in table[name] if cell and not is_number(cell)]
         if odd:
-            told = f"{visible(name)} = {visible(odd[0])[:40]!r}"
+            told = f"{printable(name)} = {printable(odd[0])[:40]!r}"
             raise UserError(f"{str(path)!r}: {told}; accepted: a number, or nothing")
     return table
 
@@ -77,7 +77,7 @@ def edits(table: pd.DataFrame) -> Iterator[Fault]:
     for row in table.to_dict("records") if EVIDENCE in table else ():
         columns = edited_columns(row[EVIDENCE], row)
         if columns:
-            who = " · ".join(filter(None, (visible(row[name]) for name in HEAD)))
+            who = " · ".join(filter(None, (printable(row[name]) for name in HEAD)))
             yield Fault(who=who, columns=tuple(columns), text="not what was written; the row's evidence does not fit")
 
 
@@ -180,8 +180,8 @@ def page(table: pd.DataFrame, title: str, about: str, origin: str) -> str:
     """
     out = [f"# {title}", "", *([about, ""] if about else [])]
     for data, own in parts(table):
-        out += [f"## {escaped(data)}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
-        out += ["| " + " | ".join(escaped(str(cell)) for cell in row) + " |" for row in own.to_numpy()]
+        out += [f"## {for_markdown(data)}", "", "| " + " | ".join(own.columns) + " |", "|" + "---|" * len(own.columns)]
+        out += ["| " + " | ".join(for_markdown(str(cell)) for cell in row) + " |" for row in own.to_numpy()]
         out.append("")
     out += [
         "± is the spread over seeds, or of one training over samplings. There is no rank: no figure says it all, and what papers"

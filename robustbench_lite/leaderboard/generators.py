@@ -247,7 +247,7 @@ def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
     wrong = list(_without_evidence(whole.drop(columns=EVIDENCE, errors="ignore"), path))
     wrong += [one.told(path.stem) for one in found if not set(one.columns) <= set(changed)]
     if wrong:
-        raise UserError(f"{str(path)!r} is not sealed: {visible(wrong[0])}")
+        raise UserError(f"{str(path)!r} is not sealed: {printable(wrong[0])}")
     if EVIDENCE in whole and not found:
         return ()
     return write_files({path: csv_of(sealed(whole.drop(columns=EVIDENCE, errors="ignore")))})

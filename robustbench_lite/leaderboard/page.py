@@ -41,11 +41,11 @@ def markdown(board: Board, plan: BoardPlan, name: str) -> str:
 
 def page_of(board: Board, name: str, title: str, origin: str, about: str = "") -> str:
     """A page: title, what it is about, the tables, and where they come from."""
-    out = [f"# {visible(title)}", "", *([about, ""] if about else [])]
+    out = [f"# {printable(title)}", "", *([about, ""] if about else [])]
     for sheet in _sheets(board):
-        columns = list(map(escaped, sheet.columns))
+        columns = list(map(for_markdown, sheet.columns))
         out += [
-            f"{'#' * sheet.level} {escaped(sheet.title)}",
+            f"{'#' * sheet.level} {for_markdown(sheet.title)}",
             "",
             "| " + " | ".join(columns) + " |",
             "|" + "|".join(_rule(one) for one in sheet.columns) + "|",
@@ -64,10 +64,10 @@ def shown(board: Board) -> Group:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for one in sheet.columns:
             side: Literal["left", "right"] = "left" if one in _LEFT else "right"
-            table.add_column(Text(visible(one)), justify=side, overflow="fold")
+            table.add_column(Text(printable(one)), justify=side, overflow="fold")
         for cells in sheet.rows:
-            table.add_row(*(Text(visible(cell)) for cell in cells))
-        parts += [Text(visible(sheet.title), style="bold"), table]
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        parts += [Text(printable(sheet.title), style="bold"), table]
     return Group(*parts, *(Text(f" {note}") for note in _notes(board)))
 
 
@@ -225,16 +225,16 @@ _FIGURE = re.compile(r"(?:-|[0-9.,]+)(?: \[[0-9., -]+\])?")
 
 
 def _in_markdown(cell: str) -> str:
-    return cell if _FIGURE.fullmatch(cell) else escaped(cell)
+    return cell if _FIGURE.fullmatch(cell) else for_markdown(cell)
 
 
 def _link(file: str) -> str:
-    return f"[{escaped(file)}]({quote(file)})"
+    return f"[{for_markdown(file)}]({quote(file)})"
 
 
 def _code(text: str) -> str:
     """A text between backticks, which a file's name may hold itself."""
-    return visible(text).replace("`", "'")
+    return printable(text).replace("`", "'")
 
 
 def _dicts(own: pd.DataFrame) -> list[Mapping[str, object]]:

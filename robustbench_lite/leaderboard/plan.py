@@ -9,7 +9,6 @@ from typing import Any
 import tomli_w
 
 from robustbench_lite.errors import UserError, nearest
-from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard import submissions
 from robustbench_lite.leaderboard.submissions import Submission
 from robustbench_lite.run.plan import Plan, parse_toml, read_text
@@ -102,7 +101,7 @@ class BoardPlan:
 
 
 def text_of(table: Mapping[str, Any], name: str, default: str, what: str) -> str:
-    """A text of a table; control characters, but for those of a page, are shown as what they are.
+    """A text of the table `[leaderboard]`.
 
     Raises:
         UserError: it is something else.
@@ -110,7 +109,7 @@ def text_of(table: Mapping[str, Any], name: str, default: str, what: str) -> str
     value = table.get(name, default)
     if not isinstance(value, str):
         raise UserError(f"{what}: {name} = {str(value)[:60]}; accepted: a text")
-    return visible(value) if name != "about" else value
+    return value
 
 
 def plan_digest(plan: Plan) -> str:

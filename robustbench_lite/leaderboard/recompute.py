@@ -124,7 +124,7 @@ def _of_attacks(
         elif not math.isnan(there):
             whole = False  # an attack that leaves some images out is about fewer of them
     for attack in {base_of(one.attack) for one in own} - set(attacks):
-        yield (attack,), f"the samples tell of {visible(attack)}, which is no column"
+        yield (attack,), f"the samples tell of {printable(attack)}, which is no column"
     return whole
 
 
@@ -133,7 +133,7 @@ def _of_worst_line(clean: _Line, worst: _Line, own: Sequence[_Line], *, whole: b
     every = np.logical_and.reduce([clean.left, *(one.left for one in own)])
     odd = [one.attack for one in own if (one.left & ~clean.left).any()]
     for attack in odd:
-        yield ("left",), f"{visible(attack)} leaves an image that is misclassified untouched"
+        yield ("left",), f"{printable(attack)} leaves an image that is misclassified untouched"
     if (worst.left & ~every).any() or (whole and own and not np.array_equal(worst.left, every)):
         yield ("worst_case",), "the samples of the worst case are not what all attacks leave together"
     if whole and own and worst.adaptive != any(one.adaptive for one in own):
@@ -168,7 +168,7 @@ def _of_best_known(row: Mapping[Any, Any]) -> Found:
     elif (source == "here") != (abs(best - share) <= _CLOSE):
         yield (
             ("best_known", "best_known_source"),
-            f"{_shown(best)} from {visible(source) or 'nobody'!r} is not told right",
+            f"{_shown(best)} from {printable(source) or 'nobody'!r} is not told right",
         )
 
 
@@ -201,7 +201,7 @@ def _of_detection(board: Board, lines: Mapping[Key, Sequence[_Line]]) -> Iterato
         for one in lines.get(key_of(row), []):
             if (one.attack, str(one.adaptive).lower()) == (row["attack"], row["adaptive"]):
                 for columns, text in _differs(row, "robust_acc", float(one.left.mean()), "the samples give"):
-                    who = f"line {place + 2} ({name_of(key_of(row))}, {visible(row['attack'])})"
+                    who = f"line {place + 2} ({name_of(key_of(row))}, {printable(row['attack'])})"
                     yield Fault(who=who, file="detection", columns=columns, text=text)
 
 

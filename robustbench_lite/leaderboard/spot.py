@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from robustbench_lite.attack import Attack, prepares
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import resolve_defense
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import ModelError, UserError
 from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import CLEAN, WORST, Key, key_of, name_of, number_of
@@ -92,8 +92,7 @@ def spot(path: Path, options: Spot, reporter: Reporter | None = None) -> Iterato
             options=options, reporter=reporter,
         )  # fmt: skip
         for model, defense in product(setting.plan.models, setting.plan.chains):
-            names = [f"{text}{setting.plan.sees_through}" for text in setting.threats]
-            keys = dict(zip(setting.threats, ((name, visible(model), visible(defense)) for name in names), strict=True))
+            keys = {text: (f"{text}{setting.plan.sees_through}", model, defense) for text in setting.threats}
             own = {text: rows[key] for text, key in keys.items() if key in rows}
             if own:
                 yield from check.system(model, defense, own)
@@ -200,7 +199,7 @@ class _Check:
         if ran:
             _compare_attacks(finding, told, here, ran, margins, row)
         finding.notes.insert(
-            0, f"{len(self.places)} images, {', '.join(dict.fromkeys(visible(a) for a, _ in ran))}{why}"
+            0, f"{len(self.places)} images, {', '.join(dict.fromkeys(printable(a) for a, _ in ran))}{why}"
         )
 
     def _records(self, subject: Subject, attacks: Mapping[str, Attack], text: str) -> pd.DataFrame:
@@ -239,7 +238,7 @@ def _affordable(
     if asked[strong] > budget:
         return (
             {},
-            f"its cheapest strong attack, {visible(strong)}, asks {asked[strong]:.0f} queries an image: --budget",
+            f"its cheapest strong attack, {printable(strong)}, asks {asked[strong]:.0f} queries an image: --budget",
         )
     return {strong: own[strong]}, f" alone (all attacks ask {total:.0f} queries an image, --budget {budget:g})"
 
@@ -304,7 +303,7 @@ def _compare_attacks(
     """What broke must break again; what held by all attacks, and breaks, is a stronger finding that lowers the row."""
     before, now = (np.logical_and.reduce([side[one] for one in ran]) for side in (told, here))
     for place in np.flatnonzero(~before & now):
-        by = ", ".join(dict.fromkeys(visible(one[0]) for one in ran if not told[one][place]))
+        by = ", ".join(dict.fromkeys(printable(one[0]) for one in ran if not told[one][place]))
         _add(
             finding,
             f"image {margins.index[place]} is broken by {by} in the leaderboard, and holds here",
@@ -312,7 +311,7 @@ def _compare_attacks(
         )
     stronger = np.flatnonzero(told[WORST, _worst(told)] & before & ~now)
     for number, place in enumerate(stronger, 1):
-        by = ", ".join(dict.fromkeys(visible(one[0]) for one in ran if not here[one][place]))
+        by = ", ".join(dict.fromkeys(printable(one[0]) for one in ran if not here[one][place]))
         most = float(row["worst_case"]) - number / int(row["n"])
         text = f"image {margins.index[place]} holds in the leaderboard, and {by} breaks it here"
         _add(finding, f"{text}: worst_case is {most:.6g} at most", margins.attacked[place])

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard import files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.build import with_external
@@ -62,8 +61,8 @@ def _of_plan(board: Board, path: Path) -> Iterator[Fault]:
 def _of_systems(board: Board, plan: BoardPlan, toml: str) -> Iterator[Fault]:
     """Every system of the plan has a row, and every row is one of its systems."""
     one = plan.plan
-    known = {"threat": tuple(visible(f"{threat}{one.sees_through}") for threat in one.threats)}
-    known |= {"model": tuple(map(visible, one.models)), "defense": tuple(map(visible, one.chains))}
+    known = {"threat": [f"{threat}{one.sees_through}" for threat in one.threats], "model": one.models}
+    known |= {"defense": one.chains}
     rows = {key_of(row)[1:]: row for row in board.rows.to_dict("records")}
     for row in rows.values():
         odd = tuple(name for name, names in known.items() if row[name] not in names)

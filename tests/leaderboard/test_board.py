@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustbench_lite.errors import UserError
-from robustbench_lite.escaping import visible
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.build import built_from
 from robustbench_lite.leaderboard.columns import NOT_ADAPTIVE
@@ -291,7 +290,7 @@ def test_odd_names_come_back_and_do_nothing_where_they_are_shown(make_board, tmp
     page = markdown(board, PLAN, "board")
     board.write(path, page)
     again = Board.read(path)
-    assert again.rows["defense"].tolist() == list(map(visible, board.rows["defense"]))
+    assert again.rows["defense"].tolist() == board.rows["defense"].tolist()
     assert faults(path) == []
     assert markdown(again, PLAN, "board") == page
     assert len(path.read_text().splitlines()) == 3
@@ -299,7 +298,7 @@ def test_odd_names_come_back_and_do_nothing_where_they_are_shown(make_board, tmp
         with file.open(newline="") as lines:
             for line in csv.DictReader(lines):
                 assert not line["defense"].startswith(("=", "+", "-", "@", "\t", "\r")), line["defense"]
-    assert not re.search(r"[\x00-\x09\x0b-\x1f]|<img|(?<!\\)\]\(y\)|(?<!\\)`a|a\|b", page)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]|<img|\]\(y\)|`a`|a\|b", page)
     assert "\x1b" not in tables.text(shown(board), 160)
 
 
