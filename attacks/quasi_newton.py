@@ -26,7 +26,7 @@ class Minimiser(Rows):
 
     The direction is that of L-BFGS (Nocedal and Wright 2006, Numerical Optimization, alg. 7.4) over the coordinates
     that are free: those at a wall whose slope points out of the box stay (Bertsekas 1982, Projected Newton methods). The
-    step is cut at the box and shortened until it wins enough.
+    step is cut at the box and cut until it wins enough.
 
     Args:
         at: (n, c, h, w), the best point. value: (n,) float64, slope: (n, c, h, w), the function and its gradient there.

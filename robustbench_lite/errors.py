@@ -58,9 +58,18 @@ def cause_of(error: BaseException) -> str:
     return cut(line if line.startswith(f"{name}:") else f"{name}: {line}")
 
 
-def cut(text: str, most: int = ECHO) -> str:
-    """What a message repeats of a text: at most so many characters; see `shortened`."""
-    return shortened(text, most)
+def cut(text: object, most: int = ECHO) -> str:
+    """What a message repeats of the user's own words: at most so many characters, the middle of longer ones left out.
+
+    Examples:
+        >>> cut("0123456789" * 100, most=10)
+        '012345…789'
+    """
+    whole = str(text)
+    if len(whole) <= most:
+        return whole
+    head = most * 2 // 3
+    return f"{whole[:head]}…{whole[len(whole) - (most - head - 1) :]}"
 
 
 def missing(kind: str, path: object) -> UserError:
@@ -93,21 +102,7 @@ def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> U
     guess, given = nearest(given, accepted), cut(given)
     tail = f" ({hint})" if hint else ""
     if guess is not None:
-        return UserError(f"unknown {kind} {shortened(given)!r}; did you mean {guess!r}?{tail}")
+        return UserError(f"unknown {kind} {given!r}; did you mean {guess!r}?{tail}")
     shown = ", ".join(accepted[:_SHOWN]) if accepted else "nothing"
     shown += f" and {len(accepted) - _SHOWN} more" if len(accepted) > _SHOWN else ""
-    return UserError(f"unknown {kind} {shortened(given)!r}; accepted: {shown}{tail}")
-
-
-def shortened(text: object, most: int = ECHO) -> str:
-    """What a message repeats of the user's own words: at most so many characters, the middle of longer ones left out.
-
-    Examples:
-        >>> shortened("0123456789" * 100, most=10)
-        '012345…789'
-    """
-    whole = str(text)
-    if len(whole) <= most:
-        return whole
-    head = most * 2 // 3
-    return f"{whole[:head]}…{whole[len(whole) - (most - head - 1) :]}"
+    return UserError(f"unknown {kind} {given!r}; accepted: {shown}{tail}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from robustbench_lite.errors import UserError, nearest, shortened
+from robustbench_lite.errors import UserError, cut, nearest
 
 T = TypeVar("T")
 Resolve = Callable[[type, str], object]
@@ -52,7 +52,7 @@ def parse(text: str) -> Spec:
     name, _, rest = text.strip().partition(":")
     name = name.strip()
     if not name or set(name) & set("(),=+;"):
-        raise UserError(f"cannot read {shortened(text)!r}; write NAME or NAME:key=value,key=value")
+        raise UserError(f"cannot read {cut(text)!r}; write NAME or NAME:key=value,key=value")
     return Spec(name, _pairs(_split(rest, ","), text))
 
 
@@ -68,7 +68,7 @@ def parse_source(text: str) -> Spec:
     """
     name, *options = _split(text.strip(), ";") or [""]
     if not name.strip():
-        raise UserError(f"cannot read {shortened(text)!r}; write NAME or NAME;key=value;key=value")
+        raise UserError(f"cannot read {cut(text)!r}; write NAME or NAME;key=value;key=value")
     return Spec(name.strip(), _pairs(options, text), ";")
 
 
@@ -135,9 +135,9 @@ def number(text: str, what: str) -> float:
         top, slash, bottom = text.partition("/")
         value = float(top) / float(bottom) if slash else float(top)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"{what}={shortened(text)} is not a number; write it as 0.03 or 8/255") from None
+        raise UserError(f"{what}={cut(text)} is not a number; write it as 0.03 or 8/255") from None
     if value != value or value in (float("inf"), float("-inf")):
-        raise UserError(f"{what}={shortened(text)} is not a finite number; write it as 0.03 or 8/255")
+        raise UserError(f"{what}={cut(text)} is not a finite number; write it as 0.03 or 8/255")
     return value
 
 
@@ -184,7 +184,7 @@ def build(cls: type[T], options: Mapping[str, str], *, name: str = "", resolve: 
             guess = nearest(key, kinds)
             has = f"it has {', '.join(kinds)}" if kinds else "it has no options"
             also = f"; did you mean {guess}?" if guess else ""
-            raise UserError(f"{shortened(name)} has no option {shortened(given)!r}; {has}{also}")
+            raise UserError(f"{cut(name)} has no option {cut(given)!r}; {has}{also}")
         values[fields[key]] = coerce(kinds[key], text, f"{name}: {key}", resolve)
     return cls(**values)
 
@@ -228,7 +228,7 @@ def coerce(kind: Any, text: str, what: str, resolve: Resolve | None = None) -> A
     if kind is str:
         return text
     if resolve is None:
-        raise UserError(f"{what}={shortened(text)} cannot be given as text")
+        raise UserError(f"{what}={cut(text)} cannot be given as text")
     return resolve(kind, text)
 
 
@@ -264,12 +264,12 @@ def _one_of(accepted: tuple[Any, ...], text: str, what: str) -> Any:
     words = [str(value) for value in accepted]
     guess = nearest(text, words)
     also = f"; did you mean {guess}?" if guess else ""
-    raise UserError(f"{what}={shortened(text)}; accepted: {', '.join(words)}{also}")
+    raise UserError(f"{what}={cut(text)}; accepted: {', '.join(words)}{also}")
 
 
 def _literal_none(text: str, what: str) -> None:
     if text.strip().lower() not in ("none", ""):
-        raise UserError(f"{what}={shortened(text)}; accepted: none")
+        raise UserError(f"{what}={cut(text)}; accepted: none")
 
 
 def _boolean(text: str, what: str) -> bool:
@@ -277,14 +277,14 @@ def _boolean(text: str, what: str) -> bool:
     try:
         return words[text.strip().lower()]
     except KeyError:
-        raise UserError(f"{what}={shortened(text)}; accepted: true, false") from None
+        raise UserError(f"{what}={cut(text)}; accepted: true, false") from None
 
 
 def _integer(text: str, what: str) -> int:
     try:
         return int(text.strip())
     except ValueError:
-        raise UserError(f"{what}={shortened(text)} is not a whole number") from None
+        raise UserError(f"{what}={cut(text)} is not a whole number") from None
 
 
 def _protect(value: str) -> str:
@@ -319,7 +319,7 @@ def _split(text: str, separator: str) -> list[str]:
             parts.append(text[begin:place])
             begin = place + 1
     if depth != 0:
-        raise UserError(f"the parentheses in {shortened(text)!r} do not match")
+        raise UserError(f"the parentheses in {cut(text)!r} do not match")
     parts.append(text[begin:])
     return parts if parts != [""] else []
 
@@ -330,15 +330,12 @@ def _pairs(parts: list[str], text: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(
-                f"cannot read the option {shortened(part.strip())!r} in {shortened(text)!r}; write key=value"
-            )
+            raise UserError(f"cannot read the option {cut(part.strip())!r} in {cut(text)!r}; write key=value")
         if key in options:
-            raise UserError(f"the option {shortened(key)!r} is given twice in {shortened(text)!r}")
+            raise UserError(f"the option {cut(key)!r} is given twice in {cut(text)!r}")
         options[key] = _unprotect(value)
         if not options[key].strip():
             raise UserError(
-                f"the option {shortened(key)!r} is empty in {shortened(text)!r}; write {shortened(key)}=VALUE,"
-                " or leave it out"
+                f"the option {cut(key)!r} is empty in {cut(text)!r}; write {cut(key)}=VALUE, or leave it out"
             )
     return options

@@ -8,7 +8,7 @@ The facts are plain JSON values under these names, each only where it applies: `
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from robustbench_lite.errors import shortened
+from robustbench_lite.errors import cut
 
 
 def loading_text(told: Mapping[str, Any]) -> str:
@@ -55,16 +55,16 @@ def _clauses(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _weights(told: Mapping[str, Any]) -> str:
-    said = f"weights from {shortened(told['weights'])}"
+    said = f"weights from {cut(told['weights'])}"
     if "part" in told:
-        said += f", part {shortened(told['part'])}"
+        said += f", part {cut(told['part'])}"
     if "stripped" in told:
-        said += f", names without {', '.join(repr(shortened(one)) for one in _list(told['stripped']))}"
+        said += f", names without {', '.join(repr(cut(one)) for one in _list(told['stripped']))}"
     left = told.get("left_out")
     if isinstance(left, Mapping):
         keys = _list(left.get("keys"))
         more = ", …" if int(left.get("count", 0)) > len(keys) else ""
-        said += f", {left.get('count')} left out ({shortened(', '.join(map(str, keys)))}{more})"
+        said += f", {left.get('count')} left out ({cut(', '.join(map(str, keys)))}{more})"
     return said
 
 

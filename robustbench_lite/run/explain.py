@@ -140,9 +140,10 @@ def _data(
 ) -> Dataset:
     if x is not None and y is not None:
         return from_tensors(x, y)
-    where = ("dataset", "data_root", "download")
-    named = {"models": (model,)} if isinstance(model, str) else {}  # they decide how a folder's images are cropped
-    return data_of(Plan(**named, **{name: options[name] for name in where if name in options}))
+    where: dict[str, Any] = {name: options[name] for name in ("dataset", "data_root", "download") if name in options}
+    if isinstance(model, str):  # it decides how a folder's images are cropped
+        where["models"] = (model,)
+    return data_of(Plan(**where))
 
 
 def _method(given: str | Method) -> Method:

@@ -74,11 +74,9 @@ class _Walk:
             return
         for name, value in list(vars(kind).items()):
             if not name.startswith(("__", "_abc_")):
-                self._value(
-                    f"{kind.__qualname__}.{name}",
-                    lambda name=name: vars(kind)[name],
-                    lambda value, name=name: setattr(kind, name, value),
-                )
+                # as it stands in the class: getattr would bind it
+                get, put = functools.partial(vars(kind).__getitem__, name), functools.partial(setattr, kind, name)
+                self._value(f"{kind.__qualname__}.{name}", get, put)
             elif isinstance(value, FunctionType):
                 self.follow(value)
 
@@ -86,18 +84,12 @@ class _Walk:
         name, cells = function.__qualname__, function.__closure__ or ()
         for held, cell in zip(function.__code__.co_freevars, cells, strict=True):
             if _filled(cell):
-                self._value(
-                    f"{held} of {name}",
-                    lambda cell=cell: cell.cell_contents,
-                    lambda value, cell=cell: setattr(cell, "cell_contents", value),
-                )
+                get, put = (functools.partial(do, cell, "cell_contents") for do in (getattr, setattr))
+                self._value(f"{held} of {name}", get, put)
         for which in ("__defaults__", "__kwdefaults__"):
             if getattr(function, which):
-                self._value(
-                    f"{which.strip('_')} of {name}",
-                    lambda which=which: getattr(function, which),
-                    lambda value, which=which: setattr(function, which, value),
-                )
+                get, put = (functools.partial(do, function, which) for do in (getattr, setattr))
+                self._value(f"{which.strip('_')} of {name}", get, put)
         self._names(function.__globals__, set(_names_in(function.__code__)), function.__module__)
 
     def _names(self, space: dict[str, Any], names: Iterable[str], owner: str) -> None:
@@ -107,8 +99,8 @@ class _Walk:
             if not isinstance(value, ModuleType):
                 self._value(
                     f"{owner}.{name}",
-                    lambda name=name: space[name],
-                    lambda value, name=name: space.__setitem__(name, value),
+                    functools.partial(space.__getitem__, name),
+                    functools.partial(space.__setitem__, name),
                 )
             elif id(value) not in self._seen and of_user(value.__name__):
                 self._seen.add(id(value))

@@ -55,8 +55,8 @@ class Pristine:
 
     def like(self, system: System) -> "Pristine":
         """The copy, asked in the way that was found to suit the system."""
-        way = {"model_is_random": system.model_is_random, "channels_last": system.channels_last}
-        return replace(self, system=replace(self.system, **way))
+        asked = replace(self.system, model_is_random=system.model_is_random, channels_last=system.channels_last)
+        return replace(self, system=asked)
 
     @contextmanager
     def back_then(self) -> Iterator[System]:

@@ -146,7 +146,11 @@ def _of_detector(subject: Subject, chosen: torch.Tensor, threat: Threat, frame: 
     told = detector_without_slope(subject, chosen, threat)
     if told.status != "fired":
         return told
-    lost = frame.loc[frame["broken"].astype(bool), "index"] if len(frame) else []
+    lost = (
+        frame.loc[frame["broken"].astype(bool), "index"].to_numpy(dtype=np.int64)
+        if len(frame)
+        else np.empty(0, np.int64)
+    )
     alive = chosen[torch.from_numpy(~np.isin(subject.indices[chosen.numpy()], lost))]
     tries = [_by_scores(subject, alive, threat), _on_the_grid(subject, alive, threat)] if len(alive) else []
     return replace(told, detail="; ".join(text for text in tries if text) or told.detail)

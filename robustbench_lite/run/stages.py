@@ -40,8 +40,9 @@ def better(now: Outcome, before: Outcome | None, threat: Threat) -> Outcome:
     ranks = [rank_of(one.verdict, threat, random=True) for one in (old, now)]
     stays = (old.sample == now.sample) & (ranks[0] >= ranks[1])
     chosen = where(stays, old, now)
-    spent = {"forwards": now.forwards, "backwards": now.backwards, "denied": now.denied, "bill": now.bill}
-    return replace(chosen, sample=now.sample, **spent)
+    return replace(
+        chosen, sample=now.sample, forwards=now.forwards, backwards=now.backwards, denied=now.denied, bill=now.bill
+    )
 
 
 def new_bill(stages: int, samples: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.errors import UserError, cut
 from robustbench_lite.escaping import printable
 from robustbench_lite.guard import calling
 from robustbench_lite.results.loading import loading_text
@@ -111,7 +111,7 @@ class Builder:
         said = loading_text(system.notes.get("loading", {}))
         if said and model not in self.told:
             self.told.add(model)
-            self.note(f"{shortened(model)}: {said}")
+            self.note(f"{cut(model)}: {said}")
 
     def _loaded(self, model: str) -> zoo.LoadedModel | System:
         if task_of(self.plan.task).reconstructs:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -116,7 +116,7 @@ class Attacked:
         )
 
 
-def _judged(frame: pd.DataFrame, kept: Mapping[int, np.ndarray]) -> list[dict[str, object]]:
+def _judged(frame: pd.DataFrame, kept: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
     """The records of kept examples that an ordinary verdict was given of."""
     if not len(frame):
         return []

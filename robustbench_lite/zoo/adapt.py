@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError, nearest, shortened
+from robustbench_lite.errors import UserError, cut, nearest
 from robustbench_lite.specs import number
 from robustbench_lite.zoo.base import Shape, by
 
@@ -239,7 +239,7 @@ def not_accepted(what: str, given: str, accepted: Iterable[str]) -> UserError:
     words = list(accepted)
     guess = nearest(given, words)
     also = f"; did you mean {guess}?" if guess else ""
-    return UserError(f"{what}={shortened(given)}; accepted: {', '.join(words)}{also}")
+    return UserError(f"{what}={cut(given)}; accepted: {', '.join(words)}{also}")
 
 
 def _short(value: float) -> float:

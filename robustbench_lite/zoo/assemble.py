@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.errors import UserError, cut
 from robustbench_lite.zoo.adapt import Adaptation, Normalisation, adaptation_notes
 from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, file_at, probe_images, ready
 from robustbench_lite.zoo.compat import handling_of
@@ -76,7 +76,7 @@ def assemble(draft: Draft, data: ImageData, trust: Trust) -> LoadedModel:
     front = options.around(nn.Identity(), shape, draft.what, own)
     with torch.no_grad():
         image = front.to(_device(network))(probe_images(network, shape, 1))
-    handling = handling_of(network, image, shortened(draft.what), trained=draft.trained)
+    handling = handling_of(network, image, cut(draft.what), trained=draft.trained)
 
     module = options.around(handling.around(network), shape, draft.what, own).eval()
     classes = audit(
@@ -109,7 +109,7 @@ def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple
     filled = fill(draft.inner(draft.network, held), held, path, prefix=options.prefix, strict=False)
     if filled.lost and not asked:
         raise UserError(
-            f"the weights in {shortened(path)!r} lie under {shortened(filled.lost)!r}, and a part without weights stood before"
+            f"the weights in {cut(path)!r} lie under {cut(filled.lost)!r}, and a part without weights stood before"
             " them, such as a normalisation: say which with normalize=imagenet|cifar10|0.5, or with mean and std;"
             " normalize=none says that there was none"
         )
@@ -131,7 +131,7 @@ def check_constants(constants: Normalisation, applied: Normalisation | None, pat
     if not same_constants(constants, applied):
         told, here = constant_texts(constants, 1), constant_texts(applied or ((0.0,), (1.0,)), 1)
         raise UserError(
-            f"{shortened(path)!r} normalises by mean=({told['mean']}), std=({told['std']}), the model by"
+            f"{cut(path)!r} normalises by mean=({told['mean']}), std=({told['std']}), the model by"
             f" mean=({here['mean']}), std=({here['std']}); give the file's, or normalize=none if the network does it itself"
         )
 

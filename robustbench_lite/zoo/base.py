@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import ModelError, UserError, cause_of, nearest, shortened
+from robustbench_lite.errors import ModelError, UserError, cause_of, cut, nearest
 from robustbench_lite.guard import calling
 
 Shape = tuple[int, int, int]
@@ -73,7 +73,7 @@ def audit(
     Raises:
         UserError: NaN weights, an exception, another shape of answers, or another number of classes.
     """
-    name = shortened(name)
+    name = cut(name)
     check_finite(module, name)
     scores = ask(module, probe_images(module, input_shape), name)
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != 2 or scores.shape[1] < 2:
@@ -138,7 +138,7 @@ def file_at(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot read the path {shortened(text)!r}: {cause_of(error)}") from None
+        raise UserError(f"cannot read the path {cut(text)!r}: {cause_of(error)}") from None
 
 
 def is_file(path: Path) -> bool:
@@ -151,12 +151,12 @@ def is_file(path: Path) -> bool:
 
 def missing(path: Path) -> UserError:
     """The error for a file that is not there: a folder, a name that is nearly that of another file, or neither."""
-    shown = shortened(path)
+    shown = cut(path)
     try:
         if path.is_dir():
             inside = sorted(one.name for one in path.iterdir() if one.is_file())
             also = f"; it holds {', '.join(inside[:5])}" if inside else ""
-            return UserError(f"{shown!r} is a folder; name the file in it{shortened(also)}")
+            return UserError(f"{shown!r} is a folder; name the file in it{cut(also)}")
         beside = [one.name for one in path.parent.iterdir() if one.is_file()] if path.parent.is_dir() else []
     except (OSError, ValueError):
         return UserError(f"there is no file {shown!r}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.cache import atomic_write, writable
-from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.zoo.adapt import adaptation_notes
 from robustbench_lite.zoo.base import LoadedModel, audit, is_file, missing, ready
@@ -70,13 +70,10 @@ def load_checkpoint(
     if path.suffix.lower() in PICKLES:
         read_weights(path, allow_pickle=allow_pickle)
         raise UserError(
-            f"{shortened(path.name)!r} has no card; name its architecture, such as"
-            f" checkpoint:{shortened(path)};arch=resnet20"
+            f"{cut(path.name)!r} has no card; name its architecture, such as checkpoint:{cut(path)};arch=resnet20"
         )
     if path.suffix not in (".safetensors", ".json"):
-        raise UserError(
-            f"{shortened(path)!r} is no checkpoint; accepted: FILE.safetensors with its card FILE.json beside it"
-        )
+        raise UserError(f"{cut(path)!r} is no checkpoint; accepted: FILE.safetensors with its card FILE.json beside it")
     file = path.with_suffix(".safetensors")
     if not is_file(file):
         raise missing(file)
@@ -84,7 +81,7 @@ def load_checkpoint(
     weights, _ = read_weights(file)
     if card.get("weights") != hash_tensors(weights):
         raise UserError(
-            f"{shortened(file)!r} does not hold the weights that its card was written for; one of them was replaced"
+            f"{cut(file)!r} does not hold the weights that its card was written for; one of them was replaced"
         )
     named, classes, shape = _told(card, path)
     fresh = partial(build or partial(_build, trusted=architecture is not None), architecture or named, classes, shape)
@@ -110,7 +107,7 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not there, or is no card.
     """
-    shown = shortened(path)
+    shown = cut(path)
     try:
         card = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -125,7 +122,7 @@ def read_card(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise UserError(f"the card {shown!r} is no table of facts")
     if card.get("format", FORMAT) != FORMAT:
-        raise UserError(f"the card {shown!r} has format {shortened(repr(card['format']))}; this version reads {FORMAT}")
+        raise UserError(f"the card {shown!r} has format {cut(repr(card['format']))}; this version reads {FORMAT}")
     return card
 
 
@@ -158,7 +155,7 @@ def _told(card: Mapping[str, Any], path: Path) -> tuple[str, int, Shape]:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         wanted = "architecture (a text), num_classes and input_shape (whole numbers above 0)"
-        raise UserError(f"the card of {shortened(path)!r} lacks {wanted}") from None
+        raise UserError(f"the card of {cut(path)!r} lacks {wanted}") from None
     return card["architecture"], card["num_classes"], (channels, height, width)
 
 
@@ -166,9 +163,7 @@ def _same_types(module: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     own = module.state_dict()
     other = next((key for key, tensor in weights.items() if tensor.dtype != own[key].dtype), None)
     if other is not None:
-        raise UserError(
-            f"{shortened(path)!r} has {other} as {weights[other].dtype}, its architecture as {own[other].dtype}"
-        )
+        raise UserError(f"{cut(path)!r} has {other} as {weights[other].dtype}, its architecture as {own[other].dtype}")
 
 
 def _build(architecture: str, num_classes: int, input_shape: Shape, *, trusted: bool) -> nn.Module:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import UserError, shortened
+from robustbench_lite.errors import UserError, cut
 from robustbench_lite.zoo.adapt import NOTHING, Normalisation, in_bytes, scaled
 
 #: last parts of the names of a normalisation's constants
@@ -49,7 +49,7 @@ def constants_in(
         each = beside if beside and _alike(beside.values()) else each
     if not _alike(each.values()):
         raise UserError(
-            f"{shortened(path)!r} holds several normalisations ({shortened(', '.join(loose))}); name the one with"
+            f"{cut(path)!r} holds several normalisations ({cut(', '.join(loose))}); name the one with"
             " ;mean=(…);std=(…), or save the network alone"
         )
     one = next(iter(each.values()), None)

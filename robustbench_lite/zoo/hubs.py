@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, cause_of, nearest, shortened
+from robustbench_lite.errors import UserError, cause_of, cut, nearest
 from robustbench_lite.zoo.adapt import NORMALISATIONS, NOTHING, Normalisation, for_channels
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
 from robustbench_lite.zoo.base import ImageData, LoadedModel
@@ -188,7 +188,7 @@ def _accuracy(weights: Any) -> dict[str, Any] | None:
 def _unknown(hub: str, name: str, accepted: Sequence[str]) -> UserError:
     guess = nearest(name, accepted)
     also = f"did you mean {hub}:{guess}?" if guess else f"it knows {len(accepted)}, such as {hub}:resnet18"
-    return UserError(f"{hub} has no model {shortened(name)!r}; {also}")
+    return UserError(f"{hub} has no model {cut(name)!r}; {also}")
 
 
 def _not_made(name: str, weights: str | None, error: Exception) -> UserError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robustbench_lite.errors import UserError, cause_of, nearest, shortened, unknown
+from robustbench_lite.errors import UserError, cause_of, cut, nearest, unknown
 from robustbench_lite.hashing import hash_file, hash_text
 from robustbench_lite.zoo.base import is_file, missing
 
@@ -118,7 +118,7 @@ def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
 
 
 def _raised(what: str, error: BaseException) -> UserError:
-    return UserError(f"{shortened(what)} cannot be imported: {cause_of(error)}")
+    return UserError(f"{cut(what)} cannot be imported: {cause_of(error)}")
 
 
 def _no_module(name: str, what: str, absent: str) -> UserError:
@@ -127,7 +127,7 @@ def _no_module(name: str, what: str, absent: str) -> UserError:
     there = getattr(sys.modules.get(parent), "__path__", None) if parent else [str(one) for one in _working_directory()]
     guess = nearest(last, [one.name for one in pkgutil.iter_modules(there)] if there else [])
     also = f"; did you mean {'.'.join(filter(None, (parent, guess)))}{name[len(absent) :]}?" if guess else ""
-    return UserError(f"there is no module {shortened(what)!r} in the working directory, nor installed{also}")
+    return UserError(f"there is no module {cut(what)!r} in the working directory, nor installed{also}")
 
 
 def _package_of(path: Path) -> tuple[Path, str] | None:

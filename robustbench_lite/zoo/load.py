@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import options_of
-from robustbench_lite.errors import UserError, nearest, shortened
+from robustbench_lite.errors import UserError, cut, nearest
 from robustbench_lite.seeding import seeded
 from robustbench_lite.zoo.adapt import NORMALISATIONS, Adaptation, Normalized, applied, for_channels
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble, check_constants, loaded_into
@@ -79,15 +79,13 @@ def fresh_module(text: str, *, num_classes: int, input_shape: tuple[int, int, in
     """
     spec = specs.parse_source(text)
     if not trusted and spec.name.partition(":")[0].lower() in _UNTRUSTED:
-        raise UserError(
-            f"the card names {shortened(spec.name)!r} as architecture; accepted: the name of an architecture"
-        )
+        raise UserError(f"the card names {cut(spec.name)!r} as architecture; accepted: the name of an architecture")
     if not trusted and _means_code(spec.name):
-        shown = shortened(spec.name)
+        shown = cut(spec.name)
         raise UserError(f"the card names the Python code {shown!r}; to have it run, add ;arch={shown}")
     found = load(architecture_of(text), num_classes=num_classes, input_shape=input_shape)
     if found.fresh is None:
-        raise UserError(f"{shortened(text)} has only the weights that it came with; it cannot be trained anew")
+        raise UserError(f"{cut(text)} has only the weights that it came with; it cannot be trained anew")
     return found.fresh()
 
 
@@ -104,7 +102,7 @@ def architecture_of(text: str) -> str:
 def _source(spec: specs.Spec) -> Source:
     """Who loads it."""
     kind, colon, rest = spec.name.partition(":")
-    kind, shown = kind.lower(), shortened(spec.name)
+    kind, shown = kind.lower(), cut(spec.name)
     if colon and kind in ("timm", "torchvision"):
         return partial(load_hub, kind, rest, spec)
     if colon and kind == "robustbench":
@@ -131,7 +129,7 @@ def _source(spec: specs.Spec) -> Source:
         return partial(_named, spec)
     if colon:
         guess = nearest(kind, (*_SOURCES, *plugins.names("model")))
-        also = f"; did you mean {guess}:{shortened(rest)}?" if guess else ""
+        also = f"; did you mean {guess}:{cut(rest)}?" if guess else ""
         raise UserError(f"unknown model {shown!r}; accepted: {_ACCEPTED}{also}")
     return partial(_named, spec)
 
@@ -146,7 +144,7 @@ def _only_a_file(path: Path, name: str) -> UserError:
     """The error for a file where a model was expected."""
     if not is_file(path):
         return missing(path)
-    shown = shortened(name)
+    shown = cut(name)
     if name.lower().endswith(".pt2"):
         return UserError(f"{shown} is an exported program; write export:{shown}")
     return UserError(
@@ -203,7 +201,7 @@ def _no_option(name: str, odd: str, own: list[str], others: list[str]) -> UserEr
     also = f"; did you mean {guess}?" if guess else ""
     every = ", ".join(one for one in others if one not in own)
     has = ", ".join(own) or "none of its own"
-    return UserError(f"{name} has no option {shortened(odd)!r}; it has {has}; every model has {every}{also}")
+    return UserError(f"{name} has no option {cut(odd)!r}; it has {has}; every model has {every}{also}")
 
 
 def _behind_own(
@@ -275,7 +273,7 @@ class CheckpointOptions(Adaptation):
 
 def _checkpoint(place: str, spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     """A checkpoint with its card, or any file of weights with `;arch=SPEC`."""
-    path, what = file_at(place), f"checkpoint:{shortened(place)}"
+    path, what = file_at(place), f"checkpoint:{cut(place)}"
     options = specs.build(CheckpointOptions, spec.options, name=what)
     options.check(what)
     adaptation = {key: value for key, value in spec.options.items() if key not in ("arch", "part", "prefix")}
@@ -322,7 +320,7 @@ def _with_architecture(
     more |= {key: value for key in ("part", "prefix") if (value := getattr(options, key)) is not None}
     twice = next((key for key in more if key in bare.options), None)
     if twice is not None:
-        raise UserError(f"checkpoint:{shortened(path)} and its arch both give {twice!r}; give it once")
+        raise UserError(f"checkpoint:{cut(path)} and its arch both give {twice!r}; give it once")
     found = _source(specs.Spec(bare.name, {**bare.options, **more}, ";"))(data, trust)
     return replace(found, name=str(spec), card={"architecture": architecture_of(found.name)})
 
@@ -342,16 +340,14 @@ def _whole_network(
     if len(networks) == 1 and isinstance(held, Mapping):
         held, opening = held[networks[0]], [*opening, networks[0]]
     if len(networks) > 1:
-        raise UserError(
-            f"{shortened(path)!r} holds several networks: {', '.join(networks)}; choose one with ;part=NAME"
-        )
+        raise UserError(f"{cut(path)!r} holds several networks: {', '.join(networks)}; choose one with ;part=NAME")
     if not isinstance(held, nn.Module):
         raise UserError(
-            f"{shortened(path)!r} holds no whole network; name the architecture of its weights, such as"
-            f" checkpoint:{shortened(path)};arch=resnet20"
+            f"{cut(path)!r} holds no whole network; name the architecture of its weights, such as"
+            f" checkpoint:{cut(path)};arch=resnet20"
         )
     around = FileOptions(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Adaptation)})
-    network, kind = as_network(held, shortened(path.name))
+    network, kind = as_network(held, cut(path.name))
     told = {"made": ", ".join(filter(None, ("a whole network", kind))), "weights": path.name}
     if opening:
         told["part"] = ".".join(opening)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.errors import UserError, cause_of, cut
 
 #: types that are stood in for: single values and objects, by module
 _THINGS: Mapping[str, tuple[str, ...]] = {
@@ -197,7 +197,7 @@ def run_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ImportError) as error:
         raise UserError(
-            f"{shortened(path)!r} holds objects whose class is not here ({cause_of(error)}); start rbl where it can be imported,"
+            f"{cut(path)!r} holds objects whose class is not here ({cause_of(error)}); start rbl where it can be imported,"
             " or save the state_dict and write FILE.py:CLASS;weights=FILE"
         ) from error
     except (Exception, SystemExit) as error:
@@ -207,7 +207,7 @@ def run_pickle(path: Path) -> Any:
 def holds_code(path: Path) -> UserError:
     """The error for a whole network in a file that may not be run."""
     return UserError(
-        f"{shortened(path)!r} holds a whole network, which takes its code to be read; save its state_dict, or pass"
+        f"{cut(path)!r} holds a whole network, which takes its code to be read; save its state_dict, or pass"
         " --allow-code if you trust the file"
     )
 
@@ -229,21 +229,21 @@ def _refused(path: Path, error: Exception) -> UserError:
     found = _REFUSED.search(str(error))
     if found is None and "unrecognized function" in str(error):
         return UserError(
-            f"{shortened(path)!r} holds an object that is made by a function, which takes code to be read; save the"
+            f"{cut(path)!r} holds an object that is made by a function, which takes code to be read; save the"
             " state_dict alone, or pass --allow-code if you trust the file"
         )
     if found is None:
-        return UserError(f"{shortened(path)!r} is corrupt, or no checkpoint: {cause_of(error)}")
+        return UserError(f"{cut(path)!r} is corrupt, or no checkpoint: {cause_of(error)}")
     kind = found[1] or found[2]
     if kind.startswith(("torch.nn.modules.", "torch.fx.")) and ".loss." not in kind:
         return holds_code(path)
     return UserError(
-        f"{shortened(path)!r} holds an object of type {kind}, which takes code to be read, and was not loaded; save the"
+        f"{cut(path)!r} holds an object of type {kind}, which takes code to be read, and was not loaded; save the"
         " state_dict alone, convert it to .safetensors, or pass --allow-code if you trust the file"
     )
 
 
 def _unreadable(path: Path, error: BaseException) -> UserError:
     if "TorchScript" in str(error):
-        return UserError(f"{shortened(path)!r} is TorchScript; name it as torchscript:{shortened(path)}")
-    return UserError(f"{shortened(path)!r} is corrupt or truncated: {cause_of(error)}")
+        return UserError(f"{cut(path)!r} is TorchScript; name it as torchscript:{cut(path)}")
+    return UserError(f"{cut(path)!r} is corrupt or truncated: {cause_of(error)}")

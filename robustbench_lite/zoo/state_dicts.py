@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError, nearest, shortened, unknown
+from robustbench_lite.errors import UserError, cut, nearest, unknown
 from robustbench_lite.zoo.adapt import Normalisation
 from robustbench_lite.zoo.constants import CONSTANTS, constants_in
 from robustbench_lite.zoo.pickles import Array
@@ -81,7 +81,7 @@ def opened(held: Any, path: Path, part: str | None = None) -> tuple[dict[str, Te
     weights = _tensors(held)
     if not weights:
         known = "state_dict, model_state_dict, model, net and their kin"
-        raise UserError(f"{shortened(path)!r} holds no state dict; accepted: one, or one under {known}")
+        raise UserError(f"{cut(path)!r} holds no state dict; accepted: one, or one under {known}")
     return weights, opening
 
 
@@ -159,9 +159,9 @@ def _next(held: Mapping[Any, Any], path: Path, opening: tuple[str, ...]) -> str 
     if not names and not _tensors(held):
         names = list(_networks(held))
     if len(names) > 1:
-        choice = ", ".join(map(shortened, names[:10]))
+        choice = ", ".join(map(cut, names[:10]))
         first = ".".join((*opening, names[0]))
-        raise UserError(f"{shortened(path)!r} holds several networks: {choice}; choose one with ;part={first}")
+        raise UserError(f"{cut(path)!r} holds several networks: {choice}; choose one with ;part={first}")
     return names[0] if names else None
 
 
@@ -191,7 +191,7 @@ def _chosen(held: Mapping[Any, Any], part: str, path: Path) -> tuple[Mapping[Any
             return {name[len(part) + 1 :]: value for name, value in flat.items()}, (*names, part)
     known = [".".join(names) for names, inner in _levels(held) if names and _holds(inner)]
     known += list(dict.fromkeys(name.partition(".")[0] for name in _tensors(held) if "." in name))
-    raise unknown(f"part of {shortened(path.name)}", part, known)
+    raise unknown(f"part of {cut(path.name)}", part, known)
 
 
 def _levels(
@@ -257,10 +257,10 @@ def _cut(weights: Mapping[str, Tensor], prefix: str | None, path: Path) -> tuple
     if not keys:
         heads = list(dict.fromkeys(f"{key.rpartition('.')[0]}." for key in weights if "." in key))
         guess = nearest(prefix, heads)
-        also = f"; did you mean {guess}?" if guess else f"; they are like {shortened(next(iter(weights)))}"
-        raise UserError(f"no name in {shortened(path)!r} begins with prefix={shortened(prefix)}{also}")
-    cut = f"{prefix}." if all(key[len(prefix) :].startswith(".") for key in keys) else prefix
-    return {key[len(cut) :]: key for key in keys}, cut
+        also = f"; did you mean {guess}?" if guess else f"; they are like {cut(next(iter(weights)))}"
+        raise UserError(f"no name in {cut(path)!r} begins with prefix={cut(prefix)}{also}")
+    whole = f"{prefix}." if all(key[len(prefix) :].startswith(".") for key in keys) else prefix
+    return {key[len(whole) :]: key for key in keys}, whole
 
 
 def _best(names: Mapping[str, str], own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> _Match:
@@ -319,7 +319,7 @@ def _prefix(
     other = next((one for one in rivals[1:] if not _equal(first, one, there, short, weights)), None)
     if other is not None and first and shaped and 2 * most > len(short):
         raise UserError(
-            f"{shortened(path)!r} holds several networks that fit, under {first!r} and {other!r}; choose one with"
+            f"{cut(path)!r} holds several networks that fit, under {first!r} and {other!r}; choose one with"
             f" ;prefix={first}"
         )
     return first, most

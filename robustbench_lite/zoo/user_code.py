@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite import specs
-from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.hashing import hash_file
 from robustbench_lite.zoo.adapt import Adaptation
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble
@@ -79,17 +79,15 @@ def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     options = specs.build(CodeOptions, spec.options, name=spec.name)
     path = file_at(place) if place.endswith(".py") else None
     module = load_module(place) if path is None else load_file(path)
-    target = member(module, name, shortened(module.__name__ if path is None else path.name))
+    target = member(module, name, cut(module.__name__ if path is None else path.name))
     folders = () if path is None else (path.parent,)
     ready_made = isinstance(target, nn.Module) or _answers_images(target)
     if ready_made and options.train:
-        raise UserError(
-            f"{shortened(spec.name)} is no builder of networks, and cannot be trained anew; leave out train=true"
-        )
+        raise UserError(f"{cut(spec.name)} is no builder of networks, and cannot be trained anew; leave out train=true")
 
     def made() -> tuple[nn.Module, str]:
         value = target if ready_made else _called(target, folders, spec.name, data)
-        return as_network(value, shortened(spec.name))
+        return as_network(value, cut(spec.name))
 
     network, kind = made()
     draft = Draft(
@@ -118,9 +116,7 @@ def load_torchscript(spec: specs.Spec, path: Path, data: ImageData, trust: Trust
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its makers prefer other formats by now
             script = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # torch's reader fails in many ways on damaged bytes
-        raise UserError(
-            f"{shortened(path)} is no TorchScript file, or a corrupt one: {_why_no_script(error)}"
-        ) from error
+        raise UserError(f"{cut(path)} is no TorchScript file, or a corrupt one: {_why_no_script(error)}") from error
     return _program(spec, path, script, data, trust)
 
 
@@ -134,14 +130,14 @@ def load_export(spec: specs.Spec, path: Path, data: ImageData, trust: Trust) -> 
         raise missing(path)
     if not trust.code:
         raise UserError(
-            f"torch reads the exported program {shortened(path)!r} in a way that can run code; pass --allow-code if you"
+            f"torch reads the exported program {cut(path)!r} in a way that can run code; pass --allow-code if you"
             " trust the file"
         )
     try:
         with warnings.catch_warnings(action="ignore"):
             program = torch.export.load(str(path)).module()
     except (Exception, SystemExit) as error:  # torch's reader fails in many ways on other files
-        raise UserError(f"{shortened(path)} is no exported program, or a corrupt one: {cause_of(error)}") from error
+        raise UserError(f"{cut(path)} is no exported program, or a corrupt one: {cause_of(error)}") from error
     return _program(spec, path, program, data, trust)
 
 
@@ -183,7 +179,7 @@ def _offered(data: ImageData | None) -> dict[str, Any]:
 
 def _called(target: Callable[..., Any], folders: tuple[Path, ...], name: str, data: ImageData) -> Any:
     """What a builder returns."""
-    shown = shortened(name)
+    shown = cut(name)
     try:
         accepted = inspect.signature(target).parameters
         with importable(*folders):

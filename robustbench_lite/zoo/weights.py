@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError, cause_of, shortened
+from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.zoo.adapt import Normalisation
 from robustbench_lite.zoo.base import is_file, missing
 from robustbench_lite.zoo.pickles import read_pickle, run_pickle
@@ -83,14 +83,14 @@ def check_readable(path: Path, trust: Trust) -> None:
     if not is_file(path):
         raise missing(path)
     if kind == ".pt2":
-        raise UserError(f"{shortened(path)!r} is an exported program; name it as export:{shortened(path)}")
+        raise UserError(f"{cut(path)!r} is an exported program; name it as export:{cut(path)}")
     if kind != ".safetensors" and kind not in PICKLES:
         raise UserError(
-            f"{shortened(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
+            f"{cut(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
         )
     if kind in PICKLES and not (trust.pickles or trust.code):
         raise UserError(
-            f"checkpoint {shortened(path.name)!r} is a pickle and could run code;"
+            f"checkpoint {cut(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"
         )
 
@@ -111,14 +111,14 @@ def fill(
     """
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     if not own:
-        raise UserError(f"the network has no weights that {shortened(path)!r} could be loaded into")
+        raise UserError(f"the network has no weights that {cut(path)!r} could be loaded into")
     fit = fitted(weights, own, path, prefix)
     for name in (name for name in own if name in fit.weights):  # in the order of the layers: one message names one key
         _check_tensor(name, fit.weights[name], own[name], path)
     try:
         answer = module.load_state_dict(fit.weights, strict=False)
     except Exception as error:  # shapes that a load hook finds, and hooks of the user's layers
-        raise UserError(f"{shortened(path)!r} does not fit the architecture: {cause_of(error)}") from error
+        raise UserError(f"{cut(path)!r} does not fit the architecture: {cause_of(error)}") from error
     there = {own[name].data_ptr() for name in own if name in fit.weights}  # tied weights are kept once
     lacking = [name for name in answer.missing_keys if name in own and own[name].data_ptr() not in there]
     lacking = [name for name in lacking if not name.endswith(OPTIONAL)]
@@ -135,7 +135,7 @@ def fill(
 def _no_fit(path: Path, lacking: list[str], odd: list[str], held: list[str]) -> UserError:
     said = [_listed(sorted(lacking), "is missing", "so"), _listed(sorted(odd), "is not in it", "neither")]
     counts = f"{len(lacking)} keys missing, {len(odd)} too many"
-    return UserError(f"{shortened(path)!r} does not fit the architecture: {'; '.join(filter(None, said))} ({counts})")
+    return UserError(f"{cut(path)!r} does not fit the architecture: {'; '.join(filter(None, said))} ({counts})")
 
 
 def _not_deeper(path: Path, own: set[str], odd: list[str]) -> None:
@@ -144,7 +144,7 @@ def _not_deeper(path: Path, own: set[str], odd: list[str]) -> None:
     if len(lists) > 1 or 2 * count >= len(own):
         shown = ", ".join(lists[:_NAMED])
         raise UserError(
-            f"{shortened(path)!r} holds a deeper network than the architecture: {shown} go on in it ({count} keys); name the"
+            f"{cut(path)!r} holds a deeper network than the architecture: {shown} go on in it ({count} keys); name the"
             " architecture that it was saved from"
         )
 
@@ -160,7 +160,7 @@ def _listed(keys: list[str], what: str, like: str) -> str:
 
 def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
     lazy = nn.parameter.is_lazy(own)
-    shown = shortened(path)
+    shown = cut(path)
     if not lazy and tensor.shape != own.shape:
         given, wanted = tuple(tensor.shape), tuple(own.shape)
         raise UserError(f"{shown!r} does not fit the architecture: {key} has shape {given}, not {wanted}")
@@ -190,4 +190,4 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except Exception as error:  # its reader and the header's values fail in many ways on damaged bytes
-        raise UserError(f"{shortened(path)!r} is corrupt or truncated: {cause_of(error)}") from error
+        raise UserError(f"{cut(path)!r} is corrupt or truncated: {cause_of(error)}") from error

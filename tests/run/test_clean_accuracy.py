@@ -54,7 +54,7 @@ class Answers(nn.Module):
 
 
 def checked(labels: list[int], answers: list[int], classes: int = 3, **notes: Any) -> Diagnostic:
-    x = torch.zeros((len(labels), 1, 2, 2))
+    x = torch.full((len(labels), 1, 2, 2), 0.5)
     x[:, 0, 0, 0] = torch.arange(len(labels)) / 1000
     system = System(model=Answers(answers, classes), num_classes=classes, input_shape=(1, 2, 2), notes=notes)
     return of(system, x, torch.tensor(labels))
