@@ -1,6 +1,7 @@
 """Keys by behaviour: what can change a number changes a digest, and prose, paths and names of modules do not."""
 
 import importlib
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -245,7 +246,7 @@ def test_functions_that_call_each_other_and_values_that_hold_themselves_end() ->
         (torch.relu, torch.tanh),
         (nn.Conv2d(1, 1, 3, bias=False), nn.Conv2d(1, 1, 3, bias=False, stride=2)),
     ],
-    ids=str,
+    ids=lambda one: re.sub(r" at 0x\w+", "", str(one)),
 )
 def test_values_that_differ_have_different_digests(one: object, other: object) -> None:
     if isinstance(one, nn.Module) and isinstance(other, nn.Module):
