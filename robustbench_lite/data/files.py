@@ -30,6 +30,7 @@ _OTHERS = frozenset(
 )
 #: how many files that cannot be read are named
 _NAMED = 3
+_UNREAD = "in formats that are not read"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,10 +182,10 @@ class Skipped:
     def sentences(self) -> list[str]:
         """`7 files are no images: .txt (5), .DS_Store (2)`; nothing where there is none."""
         return [
-            f"{total:,} {'file is' if total == 1 else 'files are'} {what}: {_listed(found)}{cure}"
-            for found, what, cure in (
-                (self.plain, "no images", ""),
-                (self.pictures, "in formats that are not read", "; save them as PNG to use them"),
+            f"{total:,} {one if total == 1 else many}: {_listed(found)}{cure}"
+            for found, one, many, cure in (
+                (self.plain, "file is no image", "files are no images", ""),
+                (self.pictures, f"file is {_UNREAD}", f"files are {_UNREAD}", "; save them as PNG to use them"),
             )
             if (total := found.total())
         ]

@@ -17,8 +17,13 @@ def text(judgement: Judgement) -> str:
 def summary(judgement: Judgement) -> str:
     """One line: how many alarms, over how many systems and tests."""
     count = len(judgement.alarms)
-    alarms = "no alarm" if not count else "1 alarm" if count == 1 else f"{count} alarms"
-    return f"{alarms}: {judgement.rows} systems, {judgement.tests} tests"
+    alarms = _number(count, "alarm") if count else "no alarm"
+    return f"{alarms}: {_number(judgement.rows, 'system')}, {_number(judgement.tests, 'test')}"
+
+
+def _number(count: int, noun: str) -> str:
+    """A number of things, in the singular where there is one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def markdown(judgement: Judgement, title: str) -> str:
@@ -65,7 +70,8 @@ def junit(judgement: Judgement, name: str) -> str:
 
 def _told(one: Comparison) -> Iterator[str]:
     """Before, after and p, as far as there are any, and what they rest on."""
-    for name, value in (("before", one.before), ("after", one.after), ("p", one.p)):
+    before = "limit" if one.kind == "flag" else "before"  # of a check the baseline knows whether it fired
+    for name, value in ((before, one.before), ("after", one.after), ("p", one.p)):
         if not math.isnan(value):
             yield f"{name}: {value:.6g}"
     yield printable(one.how)

@@ -24,9 +24,9 @@ def with_failures(
 
 
 def clock(cell: Cell, timings: pd.DataFrame | None) -> dict[str, float]:
-    """The sums of `CLOCKS` over a cell's timings; NaN where there are none."""
+    """The sums of `CLOCKS` over a cell's timings; NaN where there are none, and of a cell that has not ended."""
     own = _timed(cell, timings)
-    if own is None or own.empty:
+    if own is None or own.empty or (len(cell.rows) and bool((cell.rows["key"] == "").all())):
         return dict.fromkeys(CLOCKS, math.nan)
     same = own[own["key"].isin(cell.rows["key"].unique())]  # tells the plain run of an attack from the adaptive one
     own = same if len(same) else own

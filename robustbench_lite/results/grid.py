@@ -101,14 +101,14 @@ def _rows(part: pd.DataFrame, attacks: tuple[str, ...], letters: dict[str, str],
 
 
 def _value(rows: pd.DataFrame | None, nearest: bool) -> tuple[str, float]:
-    """Text and number of one attack's cell; the lower of two where it ran plain and adaptive."""
+    """Text and number of one attack's cell; the lower of two where it ran plain and adaptive, bounds where one has not ended."""
     if rows is None:
         return "", math.nan
     name, text = ("median_norm", distance) if nearest else ("robust_acc", percent)
-    known = rows[name].dropna()
-    if len(known):
+    known, open_ = rows[name].dropna(), rows[rows["robust_acc"].isna()]
+    if len(known) and (nearest or not len(open_)):
         return text(float(known.min())), float(known.min())
-    low, high = rows["robust_acc_low"].min(), rows["robust_acc_high"].max()
+    low, high = open_["robust_acc_low"].min(), min(open_["robust_acc_high"].max(), known.min() if len(known) else 1.0)
     return ("-!" if nearest or math.isnan(low) else f"{100 * low:.0f}-{100 * high:.0f}!"), math.nan
 
 

@@ -71,8 +71,8 @@ def summarise(
 
 
 def as_shown(summary: pd.DataFrame) -> pd.DataFrame:
-    """A row an attack: of two that ran plainly and adaptively the one that left less, as the tables show it."""
-    order = summary.sort_values("robust_acc", kind="stable", na_position="last")
+    """A row an attack: of two that ran plainly and adaptively the one that left less, or has not ended, as the tables show it."""
+    order = summary.sort_values("robust_acc", kind="stable", na_position="first")
     return summary.loc[order.drop_duplicates(["dataset", "model", "defense", "threat", "attack"]).index.sort_values()]
 
 

@@ -133,12 +133,13 @@ def _attacked(
         later = alive[finished.next[alive] > number]
         progress.begin(number, waiting=len(later))
         survivors, clock, started = [later], f"{stage} {attack}", time.perf_counter()
-        before = finished.seconds.get(clock, 0.0)
+        before, broken = finished.seconds.get(clock, 0.0), 0
         for outcome in search(_search(cell, attack, fast, progress), here, subject.clean):
             finished.seconds[clock] = before + time.perf_counter() - started
             outcome = better(billed(outcome, finished.bill, stage), finished.doubts, cell.threat)
             ends = leaving(outcome, random=cell.draws > 1) | last
             finished.add(outcome, ends, number)
+            broken += int(outcome.verdict.broken.sum())
             survivors.append(outcome.sample[~ends].cpu())
             progress.waiting += len(survivors[-1])
             if bool(ends.any()):
@@ -151,7 +152,7 @@ def _attacked(
             _LOGGER.info(
                 "%s: %d of %d samples are left after %.1f s",
                 attack,
-                len(alive) - len(later),
+                len(here) - broken if last else len(alive) - len(later),
                 len(here),
                 time.perf_counter() - started,
             )

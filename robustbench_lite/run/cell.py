@@ -64,9 +64,7 @@ class Cell:
     @property
     def adaptive(self) -> bool:
         """Whether the attack uses what its adversary knows of the defense, and of a camera."""
-        if self.plain:
-            return False
-        return not self.blind if self.subject.bare is not None else self.subject.adaptive
+        return self.subject.is_known(plain=self.plain, blind=self.blind)
 
     @property
     def draws(self) -> int:

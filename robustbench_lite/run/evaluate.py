@@ -45,6 +45,7 @@ from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
+from robustbench_lite.run.tries import tries
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
@@ -220,6 +221,11 @@ def _trial(
     shown: list[Shown] = []
     setting, output, tape = collected.setting, collected.output, Tape(subject=subject)
     stores = (output.records, output.held, reporter, output.examples)
+    planned = [
+        (one.text, subject.is_known(plain=one.plain, blind=one.blind))
+        for one in tries(setting.plan, subject, attacks, threat)
+    ]
+    output.plan_cells(subject, threat_text, planned)
     for cell, ran in heard_while(trial(setting, subject, attacks, threat, threat_text, *stores), tape):
         subject = cell.subject
         frames.append(ran.rows)

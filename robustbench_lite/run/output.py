@@ -90,6 +90,25 @@ class Output:
         self._json("environment.json", self._environment)
         self._json("slice.json", self._slice)
 
+    def plan_cells(self, subject: Subject, threat_text: str, planned: Sequence[tuple[str, bool]]) -> None:
+        """Write which attacks are about to run on a system, so that those are known that never end.
+
+        Args:
+            planned: what records call each run, and whether its adversary knows the defense; in their order.
+        """
+        self._know(subject)["planned"][threat_text] = [[printable(text), adaptive] for text, adaptive in planned]
+        if self.folder is not None:
+            with writing(self.folder):
+                self._json("environment.json", self._environment)
+
+    def _know(self, subject: Subject) -> dict[str, Any]:
+        """What is told of a system, as it is now."""
+        systems = self._environment.setdefault("systems", {})
+        name = f"{subject.model} | {subject.defense}"
+        systems[name] = {**_facts(subject), "planned": systems.get(name, {}).get("planned", {})}
+        found: dict[str, Any] = systems[name]
+        return found
+
     def clock(self, clock: dict[str, Any], subject: Subject | None) -> dict[str, Any]:
         """Add the seconds that earlier runs spent on the cell, and write the clocks so far.
 
@@ -101,8 +120,7 @@ class Output:
         )
         self._clocks.append(clock)
         if subject is not None:
-            systems = self._environment.setdefault("systems", {})
-            systems[f"{subject.model} | {subject.defense}"] = _facts(subject)
+            self._know(subject)
         if self.folder is not None:
             frame = pd.DataFrame(self._clocks)
             with writing(self.folder):

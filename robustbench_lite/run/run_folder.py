@@ -7,7 +7,7 @@ is told as far as the others go.
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from robustbench_lite.errors import UserError, cut, missing
-from robustbench_lite.escaping import printable, printable_frame, read_csv
+from robustbench_lite.escaping import printable_frame, read_csv
 from robustbench_lite.results import diagnostics, physical, reconstruction
-from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.open_cells import OpenCell, open_cells, rows_without_verdict
 from robustbench_lite.run.records import COLUMNS, NAMES, Records
-from robustbench_lite.run.tries import draws_of, without_eot
+from robustbench_lite.run.tries import without_eot
 
 #: columns of the timings, and those of them that are numbers
 _TEXTS = ("dataset", "model", "defense", "threat", "attack", "needs", "key", "failed", "stages")
@@ -33,6 +33,8 @@ _FLAGS = frozenset({"adaptive"})
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Records, timings and diagnostics of a finished or broken-off run, from the folder alone.
+
+    Where a system has records and some of its cells have not ended, these have rows without a verdict.
 
     Raises:
         UserError: the folder holds no run.
@@ -54,7 +56,11 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         names = {name: row[name] for name in NAMES if name in row}
         frames.append(rows[rows["index"].isin(chosen)].assign(**names))
     filled = [frame for frame in frames if len(frame)]
-    return pd.concat(filled, ignore_index=True) if filled else frames[0], timings, read_diagnostics(folder)
+    records = pd.concat(filled, ignore_index=True) if filled else frames[0]
+    lost = rows_without_verdict(records, open_cells(folder, read_environment(folder), timings))
+    if len(lost):
+        records = pd.concat([records, lost], ignore_index=True)
+    return records, timings, read_diagnostics(folder)
 
 
 def read_timings(folder: Path) -> pd.DataFrame:
@@ -125,48 +131,36 @@ def unfinished(folder: Path, records: pd.DataFrame, timings: pd.DataFrame) -> tu
     for row in timings.to_dict("records"):
         count = int((records["key"] == row["key"]).sum())
         if count < row["expected"] and not row["failed"]:
-            found.append(_unfinished([row[name] for name in names], count, int(row["expected"])))
+            found.append(_unfinished(OpenCell(**{name: row[name] for name in names}), count, int(row["expected"])))
     total = len(_indices(folder) or ())
-    begun = {(row[0], row[1], row[2], without_eot(row[3])) for row in timings[names].itertuples(index=False)}
     partial = _partial(folder, set(timings["key"]))
-    for cell in _cells(folder):
-        if (*cell[:3], without_eot(cell[3])) not in begun:
-            found.append(_unfinished(cell, partial.get(cell, 0), total))
+    for cell in open_cells(folder, read_environment(folder), timings):
+        found.append(_unfinished(cell, _count(partial, cell), total))
     return tuple(found)
 
 
-def _unfinished(cell: Sequence[str], count: int, total: int) -> str:
-    model, defense, threat, attack = cell
+def _unfinished(cell: OpenCell, count: int, total: int) -> str:
     how_far = "no records" if not count else f"{count} of {total} images"
-    return f"unfinished: {attack} on {model}, {defense}, {threat}: {how_far}"
+    return f"unfinished: {cell}: {how_far}"
 
 
-def _cells(folder: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(model, defense, threat, attack) of the plan's cells; none where the plan cannot be read."""
-    try:
-        plan = Plan.from_toml((folder / "plan.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, UserError):
-        return
-    for model in plan.models:
-        for defense in plan.chains:
-            for threat in plan.threats:
-                for attack in plan.attacks:
-                    if plan.adaptive == "no" and draws_of(attack) is not None:
-                        continue  # who averages over draws knows of them
-                    yield printable(model), printable(defense), f"{threat}{plan.sees_through}", attack
-
-
-def _partial(folder: Path, known: set[str]) -> dict[tuple[str, str, str, str], int]:
+def _partial(folder: Path, known: set[str]) -> dict[tuple[str, str, str, str, bool], int]:
     """How many images each cell has that is among the records and has no clock yet."""
-    found: dict[tuple[str, str, str, str], int] = {}
+    found: dict[tuple[str, str, str, str, bool], int] = {}
     store = Records(folder / "records")
     places = [path for path in (folder / "records").glob("*") if path.is_dir() and path.name not in known]
     for place in places:
         rows = store.rows(place.name)
-        for cell, own in rows.groupby(["model", "defense", "threat", "attack"]):
-            name = (str(cell[0]), str(cell[1]), str(cell[2]), without_eot(str(cell[3])))
+        for cell, own in rows.groupby(["model", "defense", "threat", "attack", "adaptive"]):
+            name = (str(cell[0]), str(cell[1]), str(cell[2]), without_eot(str(cell[3])), bool(cell[4]))
             found[name] = max(found.get(name, 0), len(own))
     return found
+
+
+def _count(partial: Mapping[tuple[str, str, str, str, bool], int], cell: OpenCell) -> int:
+    name = (cell.model, cell.defense, cell.threat, without_eot(cell.attack))
+    ways = (False, True) if cell.adaptive is None else (cell.adaptive,)
+    return max(partial.get((*name, adaptive), 0) for adaptive in ways)
 
 
 def _indices(folder: Path) -> list[int] | None:

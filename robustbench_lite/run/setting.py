@@ -104,7 +104,7 @@ class Setting:
     def opened(self, model: object, reporter: Reporter) -> Iterator["Open"]:
         """The setting while systems are built and attacked, with the threads that keep numbers the same."""
         own = None if isinstance(model, str) else model
-        _LOGGER.info("%d threads on %s", self.threads, self.device)
+        _LOGGER.info("%d thread%s on %s", self.threads, "" if self.threads == 1 else "s", self.device)
         tell(self.data, reporter)
         with steady_threads(self.threads), borrowed(own, self.data, self.device) as given:
             builder = Builder(

@@ -77,6 +77,16 @@ class Subject:
         system, fast = self.system.without_detector(), self.fast.without_detector()
         return replace(self, system=system, fast=fast, reduced=reduced, adaptive=False, hides=False)
 
+    def is_known(self, *, plain: bool, blind: bool) -> bool:
+        """Whether an adversary uses what there is to know of the defense, and of a camera.
+
+        Args:
+            plain: one who does not know the defense. blind: one who does not know of the camera.
+        """
+        if plain:
+            return False
+        return not blind if self.bare is not None else self.adaptive
+
     @property
     def device(self) -> torch.device:
         return self.system.device

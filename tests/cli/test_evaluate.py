@@ -145,7 +145,10 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(
     assert kept
     here("report", "run", "--format", "csv")
     out, err = capsys.readouterr()
-    assert list(pd.read_csv(io.StringIO(out))["attack"]) == ["noise", "worst-case"]
+    table = pd.read_csv(io.StringIO(out)).set_index("attack")
+    assert list(table.index) == ["noise", "slow", "worst-case"]
+    assert list(table["robust_acc"].isna()) == [False, True, True]
+    assert table.loc["worst-case", "robust_acc_high"] == table.loc["noise", "robust_acc"]  # a bound, and no more
     assert "unfinished: slow on linear, none, Linf:0.2: " in err
     done = rbl(*command, "--format", "csv", plugins=True)
     assert done.returncode == 0, done.stderr

@@ -360,6 +360,11 @@ def test_other_files_are_counted_and_told(tmp_path: Path) -> None:
     assert "1 file is in formats that are not read: .heic (1); save them as PNG" in told
     assert "beside the class folders" in told
     assert found.provenance["skipped"]
+    (tmp_path / "loose.png").unlink()
+    for name in ("a/1.txt", "a/2.TXT", "b/.DS_Store", "a/._x.png", "b/noext"):
+        (tmp_path / name).unlink()
+    (tmp_path / "a/1.txt").write_bytes(b"x")
+    assert "1 file is no image: .txt (1)" in "\n".join(loaded(tmp_path).notes)
 
 
 def test_a_class_of_files_that_are_not_read_says_which(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from robustbench_lite.errors import UserError
 from robustbench_lite.leaderboard import gate_files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.checks import counted
-from robustbench_lite.leaderboard.comparison import Limits
+from robustbench_lite.leaderboard.comparison import Comparison, Judgement, Limits
 from robustbench_lite.leaderboard.gate import judge
 from robustbench_lite.leaderboard.samples import packed
 from robustbench_lite.results.thresholds import THRESHOLDS
@@ -308,7 +308,18 @@ def test_machines_read_it(make_board):
     )
     passing = ElementTree.fromstring(gate_files.junit(judge(before, before, LIMITS), "x"))
     assert (passing.get("tests"), passing.get("failures")) == ("9", "0")
-    assert json.dumps(gate_files.summary(judgement)) == '"1 alarm: 1 systems, 4 tests"'
+    assert json.dumps(gate_files.summary(judgement)) == '"1 alarm: 1 system, 4 tests"'
+
+
+def test_a_check_is_told_with_its_limit_since_the_baseline_has_no_figure_of_it():
+    who = ("digits", "small-cnn", "none", "Linf:0.2")
+    check = Comparison(kind="flag", who=who, what="not-converged", before=2, after=1, p=1, how="counts 1 of 200")
+    clean = Comparison(kind="less accurate", who=who, what="clean", before=1, after=1, p=1, how="0 images against 0")
+    judgement = Judgement(comparisons=(check, clean), rows=1, notes=())
+    suite = ElementTree.fromstring(gate_files.junit(judgement, "x"))
+    told = [str(case.findtext("system-out")).splitlines()[:2] for case in suite.iter("testcase")]
+    assert told == [["limit: 2", "after: 1"], ["before: 1", "after: 1"]]
+    assert gate_files.summary(judgement) == "no alarm: 1 system, 2 tests"
 
 
 def test_an_empty_table_of_samples_falls_back_on_intervals(make_board):

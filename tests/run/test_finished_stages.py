@@ -183,3 +183,15 @@ def test_the_examples_of_a_run_that_is_stopped_are_kept(tmp_path: Path, monkeypa
     monkeypatch.setattr(_Engine, "_start", noted)
     assert len(evaluated()) == 96
     assert not set(again) & set(kept.tolist())  # neither their rows nor their examples are made again
+
+
+def test_each_stage_is_told_with_the_samples_that_it_leaves_the_last_one_too(caplog: pytest.LogCaptureFixture) -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 12)
+    with caplog.at_level("INFO", logger="robustbench_lite.run.cascade"):
+        found = evaluate(system.model, x, y, attacks=[Cascade()], threat="Linf:0.05", diagnostics=False)
+    told = [record.args for record in caplog.records if "samples are left" in str(record.msg)]
+    robust = int((~found.records["broken"].astype(bool)).sum())
+    assert len(told) > 1
+    assert told[-1][1] == robust
+    assert all(later[2] == earlier[1] for earlier, later in zip(told, told[1:], strict=False))

@@ -70,6 +70,53 @@ def test_an_attack_that_was_averaged_over_draws_is_no_other_attack(folder: Path)
     timings = pd.read_parquet(folder / "timings.parquet")
     timings["attack"] = timings["attack"].replace("fgsm", "fgsm:eot=10")
     timings.to_parquet(folder / "timings.parquet")
+    path = folder / "environment.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"fgsm"', '"fgsm:eot=10"'), encoding="utf-8")
+    assert unfinished(folder) == ()
+    path.unlink()
+    assert unfinished(folder) == ()
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on a defense that is attacked twice, by `fgsm` in both ways."""
+    folder = tmp_path_factory.mktemp("hidden") / "run"
+    run(Plan(**{**vars(PLAN), "defenses": ("bit-depth:bits=2",)}), out=folder)
+    return folder
+
+
+def test_an_adaptive_attack_that_never_began_is_named_and_the_worst_case_is_a_bound(
+    hidden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(hidden, folder)
+    assert unfinished(folder) == ()
+    timings = pd.read_parquet(folder / "timings.parquet")
+    assert list(timings["attack"]) == ["noise:draws=2", "fgsm", "fgsm"]
+    shutil.rmtree(folder / "records" / timings["key"].iloc[2])
+    timings.head(2).to_parquet(folder / "timings.parquet")  # as a kill after the plain attacks leaves it
+    told = "unfinished: fgsm on linear, bit-depth:bits=2, Linf:0.2, adaptive: no records"
+    assert unfinished(folder) == (told,)
+    assert main(["report", str(folder), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert told in err
+    rows = json.loads(out)
+    plain = {row["attack"]: row["robust_acc"] for row in rows if row["attack"] != "worst-case" and not row["adaptive"]}
+    adaptive = [row for row in rows if row["attack"] == "fgsm" and row["adaptive"]]
+    assert [(row["robust_acc"], row["robust_acc_low"]) for row in adaptive] == [(None, 0.0)]
+    assert rows[-1]["attack"] == "worst-case"
+    assert rows[-1]["robust_acc"] is None
+    assert rows[-1]["robust_acc_high"] <= min(plain.values())
+    assert main(["report", str(folder)]) == 0
+    assert f"0-{100 * plain['fgsm']:.0f}!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("planned", [7, [], {"Linf:0.2": 7}, {"Linf:0.2": [["fgsm"]]}, {"Linf:0.2": [[1, True]]}])
+def test_odd_plans_of_a_system_in_the_environment_are_none(planned: object, folder: Path) -> None:
+    path = folder / "environment.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["systems"]["linear | none"]["planned"] = planned
+    path.write_text(json.dumps(told), encoding="utf-8")
     assert unfinished(folder) == ()
 
 

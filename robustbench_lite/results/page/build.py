@@ -128,6 +128,8 @@ def _open_cells(run: RunData) -> list[str]:
 def _flat(told: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, str]]:
     """Nested facts as lines: `packages / torch`."""
     for name, value in told.items():
+        if name == "planned":  # what of it did not end is named above
+            continue
         path = f"{head} / {name}" if head else str(name)
         if isinstance(value, Mapping):
             yield from _flat(value, path)

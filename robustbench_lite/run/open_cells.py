@@ -1,0 +1,125 @@
+"""The cells of a run's plan that have not come to their end: what they are, and their rows without a verdict."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import printable
+from robustbench_lite.results.fates import CLEAN_WRONG, FAILED, LEFT_OUT
+from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.tries import draws_of, without_eot
+
+#: what tells the two runs of an attack apart where there are two: the second is by who knows the defense
+NON_ADAPTIVE, ADAPTIVE = ", non-adaptive", ", adaptive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenCell:
+    """An attack on a system under a threat that has no row among the timings.
+
+    Attributes:
+        adaptive: whether its adversary knows the defense; None where the run had not begun with the system.
+        twice: the attack runs on the system both ways.
+    """
+
+    model: str
+    defense: str
+    threat: str
+    attack: str
+    adaptive: bool | None = None
+    twice: bool = False
+
+    def __str__(self) -> str:
+        which = (ADAPTIVE if self.adaptive else NON_ADAPTIVE) if self.twice else ""
+        return f"{self.attack} on {self.model}, {self.defense}, {self.threat}{which}"
+
+
+def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFrame) -> list[OpenCell]:
+    """Every cell of the plan in the folder without a row among the timings; none where the plan cannot be read.
+
+    Args:
+        environment: of `run_folder.read_environment`; tells which attacks run twice on the systems that were begun.
+    """
+    try:
+        plan = Plan.from_toml((folder / "plan.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, UserError):
+        return []
+    names = ["model", "defense", "threat", "attack"]
+    exact = Counter(timings[names].itertuples(index=False, name=None))
+    begun = Counter((*cell[:3], without_eot(cell[3])) for cell in exact)
+    found: list[OpenCell] = []
+    for model, defense, threat in _systems(plan):
+        planned = _planned(environment, model, defense, threat)
+        who = {"model": model, "defense": defense, "threat": threat}
+        often, seen = Counter(attack for attack, _ in planned), Counter[str]()
+        for attack, adaptive in planned:  # the runs of one attack end in their order
+            seen[attack] += 1
+            if seen[attack] > exact[(model, defense, threat, attack)]:
+                found.append(OpenCell(**who, attack=attack, adaptive=adaptive, twice=often[attack] > 1))
+        known = {without_eot(attack) for attack in often}
+        for attack in _attacks(plan):
+            if without_eot(attack) not in known and not begun[(model, defense, threat, without_eot(attack))]:
+                found.append(OpenCell(**who, attack=attack))
+    return found
+
+
+def rows_without_verdict(records: pd.DataFrame, cells: Sequence[OpenCell]) -> pd.DataFrame:
+    """A row for each image that an open cell would attack, as one that failed has it: no verdict, and no break.
+
+    So the tables give bounds for the worst case of a system with open cells. Systems without any records are left out.
+    """
+    names = ["model", "defense", "threat"]
+    groups = dict(iter(records.groupby(names, sort=False))) if len(records) else {}
+    frames = []
+    for cell in cells:
+        own = groups.get((cell.model, cell.defense, cell.threat))
+        if own is not None:
+            frames.append(_unjudged(own.drop_duplicates("index"), cell, bool(own["adaptive"].any())))
+    return pd.concat(frames, ignore_index=True) if frames else records.head(0)
+
+
+def _unjudged(rows: pd.DataFrame, cell: OpenCell, otherwise: bool) -> pd.DataFrame:
+    settled = rows["reason"].isin([CLEAN_WRONG, LEFT_OUT])
+    return rows.assign(
+        attack=cell.attack,
+        adaptive=otherwise if cell.adaptive is None else cell.adaptive,
+        key="",
+        reason=rows["reason"].where(settled, FAILED),
+        broken=rows["broken"] & settled,
+        valid=rows["valid"] & settled,
+        prediction=rows["clean_prediction"],
+        forwards=0,
+        backwards=0,
+        denied=0,
+        stage="",
+        stages="",
+    )
+
+
+def _systems(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    for model in plan.models:
+        for defense in plan.chains:
+            for threat in plan.threats:
+                yield printable(model), printable(defense), f"{threat}{plan.sees_through}"
+
+
+def _attacks(plan: Plan) -> Iterator[str]:
+    for attack in plan.attacks:
+        if plan.adaptive != "no" or draws_of(attack) is None:  # who averages over draws knows of them
+            yield attack
+
+
+def _planned(environment: Mapping[str, Any], model: str, defense: str, threat: str) -> list[tuple[str, bool]]:
+    """(attack, adaptive) of the runs on a system, as the run wrote them when it began with it; none if it did not."""
+    facts = environment.get("systems", {}).get(f"{model} | {defense}", {})
+    planned = facts.get("planned", {})
+    runs = planned.get(threat) if isinstance(planned, dict) else None
+    if not isinstance(runs, list):
+        return []
+    pairs = [tuple(one) for one in runs if isinstance(one, list) and list(map(type, one)) == [str, bool]]
+    return [(attack, adaptive) for attack, adaptive in pairs] if len(pairs) == len(runs) else []
