@@ -106,9 +106,10 @@ class Result:
     def failed(self) -> dict[str, str]:
         """Cells that did not finish, and why."""
         bad = self.timings[self.timings["failed"] != ""]
-        systems = map(system_name, bad["model"], bad["defense"])
-        names = bad["attack"] + " on " + pd.Series(list(systems), index=bad.index, dtype=object) + ", " + bad["threat"]
-        return dict(zip(names, bad["failed"], strict=True))
+        return {
+            f"{row['attack']} on {system_name(row['model'], row['defense'])}, {row['threat']}": row["failed"]
+            for row in bad.to_dict("records")
+        }
 
 
 def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], int]:

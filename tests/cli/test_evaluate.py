@@ -33,9 +33,7 @@ def test_a_run_leaves_its_files_and_says_where(rbl: Rbl, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if not line.startswith("rbl: training ")]  # or from the cache
     assert len(told) == 1
-    assert re.fullmatch(
-        r"rbl: fgsm on linear, Linf:0\.2: robust accuracy [\d.]+ %, \d+/50 broken, [\d.]+ s", told[0]
-    )
+    assert re.fullmatch(r"rbl: fgsm on linear, Linf:0\.2: robust accuracy [\d.]+ %, \d+/50 broken, [\d.]+ s", told[0])
     (folder,) = (tmp_path / "rbl-runs").iterdir()
     plan = Plan.load(folder / "plan.toml")
     assert (plan.models, plan.attacks, plan.samples) == (("linear",), ("fgsm",), "first:50")
