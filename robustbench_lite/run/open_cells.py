@@ -13,6 +13,7 @@ from robustbench_lite.escaping import printable
 from robustbench_lite.results.fates import CLEAN_WRONG, FAILED, LEFT_OUT
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.tries import draws_of, without_eot
+from robustbench_lite.specs import system_name
 
 #: what tells the two runs of an attack apart where there are two: the second is by who knows the defense
 NON_ADAPTIVE, ADAPTIVE = ", non-adaptive", ", adaptive"
@@ -36,7 +37,7 @@ class OpenCell:
 
     def __str__(self) -> str:
         which = (ADAPTIVE if self.adaptive else NON_ADAPTIVE) if self.twice else ""
-        return f"{self.attack} on {self.model}, {self.defense}, {self.threat}{which}"
+        return f"{self.attack} on {system_name(self.model, self.defense)}, {self.threat}{which}"
 
 
 def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFrame) -> list[OpenCell]:

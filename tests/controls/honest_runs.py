@@ -7,7 +7,6 @@ each are made an attack and the checks that are new; what fires is counted and l
 
 import copy
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -359,7 +358,6 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     count, hits = 0, Counter[str]()
-    begun = time.process_time()
     for name in sys.argv[1:] or GROUPS:
         for honest in GROUPS[name]():
             found = fired(honest)
@@ -367,7 +365,7 @@ def main() -> None:
             hits.update(found)
             for one in found.values():
                 print(f"FIRED {name}: {honest.name}: {one.name} {one.value:.3f} ({one.detail})", flush=True)
-        print(f"      {name}: {count} runs so far, {time.process_time() - begun:.0f} s", flush=True)
+        print(f"      {name}: {count} runs so far", flush=True)
     print(f"{count} honest runs; fired: {dict(hits) or 'nothing'}")
 
 
