@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -194,4 +195,4 @@ def test_each_stage_is_told_with_the_samples_that_it_leaves_the_last_one_too(cap
     robust = int((~found.records["broken"].astype(bool)).sum())
     assert len(told) > 1
     assert told[-1][1] == robust
-    assert all(later[2] == earlier[1] for earlier, later in zip(told, told[1:], strict=False))
+    assert all(later[2] == earlier[1] for earlier, later in pairwise(told))
