@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: seconds of a stage that tell its pace
+_ENOUGH = 1.0
+
 
 @dataclass(kw_only=True)
 class Activity:
@@ -29,12 +32,22 @@ class Activity:
     share: float | None = None
     #: when, and at which share, the work was first seen: what came before (a resumed cell) says nothing of the pace
     start: tuple[float, float] | None = None
+    #: the same of a stage that has just begun; stages go at different paces
+    turned: tuple[float, float] | None = None
     told: bool = False
 
-    def at(self, share: float, now: float) -> None:
-        """So much of the work is done, as the work itself tells."""
+    def at(self, share: float, now: float, *, turns: bool = False) -> None:
+        """So much of the work is done, as the work itself tells.
+
+        Args:
+            turns: another stage has begun since; the time left goes by its pace, as soon as it has one.
+        """
         if not self.told:
             self.told, self.start, self.share = True, (now, share), None
+        elif turns:
+            self.turned = now, share
+        elif self.turned is not None and now - self.turned[0] >= _ENOUGH and share > self.turned[1]:
+            self.start, self.turned = self.turned, None
         self.share = max(self.share or 0.0, min(share, 1.0))
 
     def advance(self, done: int, broken: int, now: float) -> None:

@@ -124,9 +124,9 @@ class Bars:
     def progress(self, stage: str, step: int, steps: int, broken: int, left: int, share: float) -> None:
         """Where the present cell is; see `Reporter.progress`."""
         with self._lock:
-            now = self._now
+            now, turns = self._now, stage != self._now.stage
             now.stage, now.step, now.steps, now.broken, now.left = stage, step, steps, broken, left
-            now.at(share, self._clock())
+            now.at(share, self._clock(), turns=turns)
             self._show(now)
 
     def end(self, cell: CellEnd) -> None:

@@ -241,3 +241,25 @@ def test_the_estimate_counts_from_where_this_run_began() -> None:
     told.advance(1, 1, now=3.0)  # the work itself tells: samples no longer do
     assert told.seconds_left(3.0) == pytest.approx(8.0)
     assert (minutes(None), minutes(65), minutes(7265)) == ("?", "1:05", "2:01:05")
+
+
+def test_the_time_left_goes_by_the_pace_of_the_present_stage() -> None:
+    told = Activity(text="autoattack", began=0.0, total=100)
+    told.at(0.0, 0.0, turns=True)
+    told.at(0.5, 10.0)  # a fast first stage
+    assert told.seconds_left(10.0) == pytest.approx(10.0)
+    told.at(0.5, 10.0, turns=True)
+    told.at(0.505, 10.5)
+    assert told.seconds_left(10.5) == pytest.approx(10.5 * 0.495 / 0.505)  # too short a while to tell
+    told.at(0.6, 30.0)  # 0.1 in 20 seconds
+    assert told.seconds_left(30.0) == pytest.approx(80.0)
+
+
+def test_a_stage_that_begins_in_a_search_is_told_to_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with Bars(clock=lambda: now[0]) as bars:
+        bars.begin("autoattack on a, Linf:0.1", 16)
+        for stage, share, at in (("apgd", 0.0, 0.0), ("apgd", 0.5, 10.0), ("square", 0.5, 10.0), ("square", 0.6, 70.0)):
+            now[0] = at
+            bars.progress(stage, 1, 100, 0, 16, share)
+        assert bars._now.seconds_left(70.0) == pytest.approx(240.0)
