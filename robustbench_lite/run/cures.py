@@ -1,6 +1,7 @@
 """What may be wrong where a clean accuracy is low, tried on a few clean images: other pixels, or other numbers of the classes."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,8 @@ USUAL = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+#: the options of a model that say how its images are normalised
+_NORMALISED = re.compile(r"(?<=[;:,])(?:normalize|mean|std)=(?:\([^)]*\)|[^;,]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +161,17 @@ def _models(subject: Subject, model: nn.Module) -> Iterator[tuple[Cure, nn.Modul
         yield (
             Cure(
                 means=f"if images are normalised by mean {_numbers(mean)}, std {_numbers(std)}",
-                do=f"add {short}mean=({_numbers(mean)}),std=({_numbers(std)}) to the model",
+                do=_options(subject.model, f"{short}mean=({_numbers(mean)});std=({_numbers(std)})"),
             ),
             _normalised(model, mean, std),
         )
     if isinstance(model, Normalized):
         yield (
-            Cure(means="if images are not normalised", do="add mean=(0),std=(1) to the model"),
+            Cure(means="if images are not normalised", do=_options(subject.model, "mean=(0);std=(1)")),
             _normalised(model, (0.0,), (1.0,)),
         )
     yield (
-        Cure(means="if pixels are from 0 to 255", do="add mean=(0),std=(1/255) to the model"),
+        Cure(means="if pixels are from 0 to 255", do=_options(subject.model, "mean=(0);std=(1/255)")),
         _normalised(model, (0.0,), (1 / 255,)),
     )
     if colours == 3:
@@ -179,6 +182,12 @@ def _models(subject: Subject, model: nn.Module) -> Iterator[tuple[Cure, nn.Modul
             ),
             _Behind(model, lambda x: x.flip(1)),
         )
+
+
+def _options(model: str, options: str) -> str:
+    """How the options are given to a model of this name: beside its own, or in the place of those that say the same."""
+    given = ";".join(_NORMALISED.findall(model))
+    return f"write {options} instead of {given}" if given else f"add ;{options} to the model"
 
 
 def _normalised(model: nn.Module, mean: Constants, std: Constants) -> nn.Module:

@@ -16,6 +16,7 @@ import robustbench_lite as rbl
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.run.clean_accuracy import clean_accuracy
+from robustbench_lite.run.cures import _options
 from robustbench_lite.run.matches import as_many_by_chance
 from robustbench_lite.run.reporter import Silent
 from robustbench_lite.run.subject import prepare
@@ -144,7 +145,7 @@ def levels(count: int = 60) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "model, words",
     [
-        (Split(), "normalised by mean 0.507, std 0.28: add mean=(0.507),std=(0.28) to the model"),
+        (Split(), "normalised by mean 0.507, std 0.28: add ;mean=(0.507);std=(0.28) to the model"),
         (Normalized(Split(), (0.1,), (0.2,)), "normalised by mean"),
     ],
 )
@@ -155,6 +156,21 @@ def test_pixels_that_a_model_was_not_trained_on_are_told_with_their_cure(model: 
     assert words in found.detail
 
 
+@pytest.mark.parametrize(
+    "model, told",
+    [
+        ("net.py:make;weights=net.pt", "add ;mean=(0);std=(1) to the model"),
+        ("net.py:make;normalize=cifar10;weights=net.pt", "write mean=(0);std=(1) instead of normalize=cifar10"),
+        (
+            "wrn:depth=10,mean=(0.1,0.2,0.3),std=(1,1,1)",
+            "write mean=(0);std=(1) instead of mean=(0.1,0.2,0.3);std=(1,1,1)",
+        ),
+    ],
+)
+def test_a_cure_is_written_as_the_models_options_are(model: str, told: str) -> None:
+    assert _options(model, "mean=(0);std=(1)") == told
+
+
 class To255(Split):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward((x / 255 - 0.5) / 0.5)
@@ -163,7 +179,7 @@ class To255(Split):
 def test_pixels_to_255_are_told() -> None:
     x, y = levels()
     found = of(System(model=To255(), num_classes=3, input_shape=(1, 4, 4)), x, y)
-    assert "if pixels are from 0 to 255: add mean=(0),std=(1/255) to the model" in found.detail
+    assert "if pixels are from 0 to 255: add ;mean=(0);std=(1/255) to the model" in found.detail
 
 
 class Colours(nn.Module):
