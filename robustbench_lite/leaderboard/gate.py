@@ -25,7 +25,7 @@ from robustbench_lite.leaderboard.gate_costs import Costs, dearer
 from robustbench_lite.leaderboard.ranking import left_by
 from robustbench_lite.results.claims import base_of
 from robustbench_lite.results.statistics import clopper_pearson, holm, mcnemar
-from robustbench_lite.results.thresholds import THRESHOLDS
+from robustbench_lite.results.thresholds import HUNDRED, THRESHOLDS
 
 Row = Mapping[Any, Any]
 
@@ -189,7 +189,7 @@ def _measured(key: Key, before: Mapping[Any, Any], now: Board) -> Iterator[Compa
         if counted(name) and name not in old and math.isfinite(value):
             found, limit = images(name, value, n), THRESHOLDS[name]
             how = f"the check {name} counts {found:g} of {n}, limit {limit.limit_text}, and did not fire before"
-            most = limit.limit * n if is_share(name) else limit.limit
+            most = limit.limit * max(n, HUNDRED) if is_share(name) else limit.limit
             p = chance(name, value, n)
             yield Comparison(kind="flag", who=key, what=name, before=most, after=found, p=p, how=how)
 

@@ -140,6 +140,16 @@ def test_a_check_that_fired_before_may_fire_again(make_board):
     assert judge(flagged, flagged, LIMITS).alarms == ()
 
 
+@pytest.mark.parametrize("n", [1, 7, 30, 40, 99])
+def test_one_image_of_few_is_forgiven_by_the_gate_as_by_the_check(make_board, n):
+    """`not-converged` forgives 1 of 100, and of fewer images one as well: a run beside itself has nothing to say."""
+    clear = make_board({"x": {"pgd": "RB"}}, flags={"x": "not-converged"}, fires=1 / n)
+    checks = clear.checks.assign(status="clear", n=n)
+    board = replace(clear, rows=clear.rows.assign(flags=""), checks=checks)
+    judgement = judge(board, board, LIMITS)
+    assert (judgement.alarms, judgement.notes) == ((), ())
+
+
 def test_a_check_that_counts_nothing_alarms_at_once(make_board):
     before = make_board({"x": {"pgd": "RB"}})
     for name in ("zero-gradients", "invalid-examples", "gradients-mislead", "answers-vary"):
