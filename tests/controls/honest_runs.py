@@ -329,6 +329,10 @@ def timm() -> Iterator[Honest]:
         yield Honest(f"timm:{name}", system_of(net, (3, size, size), 100), x, y, "Linf:4/255")
 
 
+def _none() -> Workshop:
+    raise AssertionError("nothing is trained")
+
+
 def committed() -> Iterator[Honest]:
     """The networks of the repository, and those of the shared data, where these are."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -338,13 +342,19 @@ def committed() -> Iterator[Honest]:
     sets = {"mnist": (mnist_test, (1, 28, 28), "Linf:0.2"), "cifar10": (cifar_test, (3, 32, 32), "Linf:8/255")}
     paths = [*sorted(top.glob("*.safetensors")), *sorted((shared_data() / "models").glob("*.safetensors"))]
     for path in paths:
+        if path.stem.startswith("digits"):
+            yield on_digits(
+                path.stem,
+                defended_system(zoo.load(f"checkpoint:{path}", num_classes=10, input_shape=(1, 8, 8)), (), _none),
+            )
+            continue
         kind = "mnist" if path.stem.startswith("mnist") else "cifar10"
         load, shape, threat = sets[kind]
         pixels, labels = load(100)
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        spec = f"checkpoint:{path}" if path.with_suffix(".json").exists() else f"cifar-{path.stem};weights={path}"
+        spec = f"checkpoint:{path}" if path.with_suffix(".json").exists() else f"{path.stem};weights={path}"
         try:
-            made = defended_system(zoo.load(spec, num_classes=10, input_shape=shape), (), lambda: None)  # type: ignore[arg-type, return-value]
+            made = defended_system(zoo.load(spec, num_classes=10, input_shape=shape), (), _none)
         except Exception as error:
             print(f"      {spec} cannot be made: {error}")
             continue
