@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,16 @@ def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFra
     found: list[OpenCell] = []
     for model, defense, threat in _systems(plan):
         planned = _planned(environment, model, defense, threat)
-        who = {"model": model, "defense": defense, "threat": threat}
+        cell = partial(OpenCell, model=model, defense=defense, threat=threat)
         often, seen = Counter(attack for attack, _ in planned), Counter[str]()
         for attack, adaptive in planned:  # the runs of one attack end in their order
             seen[attack] += 1
             if seen[attack] > exact[(model, defense, threat, attack)]:
-                found.append(OpenCell(**who, attack=attack, adaptive=adaptive, twice=often[attack] > 1))
+                found.append(cell(attack=attack, adaptive=adaptive, twice=often[attack] > 1))
         known = {without_eot(attack) for attack in often}
         for attack in _attacks(plan):
             if without_eot(attack) not in known and not begun[(model, defense, threat, without_eot(attack))]:
-                found.append(OpenCell(**who, attack=attack))
+                found.append(cell(attack=attack))
     return found
 
 
