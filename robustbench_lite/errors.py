@@ -77,6 +77,13 @@ def missing(kind: str, path: object) -> UserError:
     return UserError(f"there is no {kind} {cut(str(path))!r}")
 
 
+def unread(kind: str, path: object, error: Exception) -> UserError:
+    """The error for a file that cannot be read, or is not there."""
+    if isinstance(error, FileNotFoundError):
+        return missing(kind, path)
+    return UserError(f"cannot read the {kind} {cut(str(path))!r}: {cause_of(error)}")
+
+
 #: what other tools call a device
 _DEVICES = {"gpu": "cuda", "nvidia": "cuda", "gpu0": "cuda:0", "gpu:0": "cuda:0", "cuda0": "cuda:0", "0": "cuda:0"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_lite.cache import atomic_write, writing
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unread
 from robustbench_lite.escaping import from_cell, to_cell
 from robustbench_lite.leaderboard.columns import (
     AFTER,
@@ -162,7 +162,7 @@ def _table(path: Path, what: str) -> pd.DataFrame:
     try:
         table = parsed(path.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the leaderboard {str(path)!r}: {_why(error)}") from None
+        raise unread("leaderboard", path, error) from None
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{str(path)!r} is no leaderboard: {_why(error)}") from None
     missing = [name for name in _NEEDED[what] if name not in table.columns]

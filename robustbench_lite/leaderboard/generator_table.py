@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unread
 from robustbench_lite.escaping import for_markdown, printable
 from robustbench_lite.leaderboard.cells import is_number
 from robustbench_lite.leaderboard.columns import EVIDENCE, TEXTS
@@ -60,7 +60,7 @@ def read_sealed(path: Path, needed: Sequence[str] = _KEY) -> pd.DataFrame:
     try:
         table = read_text(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the table of generators {str(path)!r}: {error}") from None
+        raise unread("table of generators", path, error) from None
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise UserError(f"{str(path)!r} is no table of generators: it has no column {missing[0]!r}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from robustbench_lite import specs
 from robustbench_lite.cache import atomic_write, writing
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unread
 from robustbench_lite.leaderboard import model_info_values as values
 
 #: the folders that name a data set, and below them a threat model
@@ -130,7 +130,7 @@ def read_model_info(path: Path, norm: str | None = None) -> ModelInfo:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {str(path)!r} ({error.strerror})") from None
+        raise unread("file", path, error) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is no JSON: {error}") from None
     if not isinstance(told, dict) or "clean_acc" not in told:

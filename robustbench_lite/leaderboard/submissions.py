@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unread
 from robustbench_lite.leaderboard.columns import WORST, key_of
 from robustbench_lite.leaderboard.ranking import left_by
 
@@ -48,7 +48,7 @@ class Submission:
                 threat=told["threat"], data=told["data"]["digest"], lost=lost, source=source or told["file"]["name"],
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f"cannot read the verdict {str(path)!r}: {error}") from None
+            raise unread("verdict", path, error) from None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise UserError(f"{str(path)!r} is no verdict that rbl verify --out wrote") from None
 

@@ -220,7 +220,7 @@ def test_the_plan_beside_the_baseline_tells_its_images(
         ("made.csv", "generator,data,kind,setting\n", "it is a table of generators, which are not ranked"),
         ("empty.csv", "", "is no leaderboard: "),
         ("gate.samples.csv", None, "it lies beside gate.csv: give that"),
-        ("nowhere.csv", None, "cannot read the leaderboard 'nowhere.csv': No such file"),
+        ("nowhere.csv", None, "there is no leaderboard 'nowhere.csv'"),
     ],
 )
 def test_a_file_that_is_no_baseline_is_refused(

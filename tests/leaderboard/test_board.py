@@ -327,7 +327,7 @@ def test_no_leaderboard_is_refused(tmp_path: Path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is no leaderboard: it has no column 'rank'"):
         Board.read(tmp_path / "other.csv")
-    with pytest.raises(UserError, match="cannot read the leaderboard"):
+    with pytest.raises(UserError, match="there is no leaderboard"):
         Board.read(tmp_path / "absent.csv")
 
 

@@ -136,7 +136,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path, content: bytes, message
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_model_info(path)
-    with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
+    with pytest.raises(UserError, match=r"there is no file .*nothing\.json"):
         read_model_info(tmp_path / "nothing.json")
 
 
