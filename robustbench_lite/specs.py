@@ -339,3 +339,12 @@ def _pairs(parts: list[str], text: str) -> dict[str, str]:
                 f"the option {cut(key)!r} is empty in {cut(text)!r}; write {cut(key)}=VALUE, or leave it out"
             )
     return options
+
+
+def system_name(model: str, defense: str) -> str:
+    """A model and its defense in words; a model without one by its name alone.
+
+    >>> system_name("linear", "none"), system_name("linear", "jpeg")
+    ('linear', 'linear, jpeg')
+    """
+    return model if defense == "none" else f"{model}, {defense}"

@@ -332,6 +332,16 @@ def test_sets_and_tables_do_not_depend_on_their_order() -> None:
     assert hash_value({"x", "y", "z"}) == hash_value({"z", "y", "x"})
 
 
+def test_tables_of_the_process_are_in_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looks() -> int:
+        return len(sys.modules) + len(sys.path)
+
+    before = hash_value(looks)
+    monkeypatch.setitem(sys.modules, "made_up", sys)
+    monkeypatch.syspath_prepend("made-up")
+    assert hash_value(looks) == before
+
+
 def test_state_that_runs_is_in_no_digest() -> None:
     generator = torch.Generator()
     before = hash_value([generator])

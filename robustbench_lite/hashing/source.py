@@ -14,7 +14,7 @@ import inspect
 import linecache
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -152,7 +152,9 @@ class _Places:
             return name, 0
         meaning, used = self._scope.get(name, Unbound), 0
         while isinstance(meaning, ModuleType) and used < len(attributes):
-            meaning, used = _member(meaning, attributes[used]), used + 1
+            owner, meaning, used = meaning.__name__, _member(meaning, attributes[used]), used + 1
+            if _runs(owner, meaning):
+                meaning = f"{owner}.{attributes[used - 1]}"
         return self._place((name, *attributes[:used]), meaning), used
 
     def imported(self, name: str, member: str | None, level: int) -> str:
@@ -168,6 +170,11 @@ class _Places:
             self._numbers[written] = len(self.meanings)
             self.meanings.append(meaning)
         return f"@{self._numbers[written]}"
+
+
+def _runs(owner: str, value: object) -> bool:
+    """Whether this is a table or list of Python's own that changes from process to process, such as `sys.modules`."""
+    return owner.partition(".")[0] in sys.stdlib_module_names and isinstance(value, (MutableMapping, MutableSequence))
 
 
 def _member(module: ModuleType, name: str) -> object:

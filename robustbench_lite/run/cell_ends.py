@@ -43,9 +43,9 @@ def ended(cell: Cell, ran: Ran) -> CellEnd:
 
 
 def text_of(cell: Cell) -> str:
-    """The cell in words: attack, model, defense, threat."""
+    """The cell in words: attack, model, defense where there is one, threat."""
     subject, blind = cell.subject, ", non-adaptive" if cell.plain or cell.blind else ""
-    return f"{cell.attack_text} on {subject.model}, {subject.defense}, {cell.threat_text}{blind}"
+    return f"{cell.attack_text} on {subject.name}, {cell.threat_text}{blind}"
 
 
 def _robust(rows: pd.DataFrame, total: int) -> float | None:

@@ -50,7 +50,7 @@ def clean_accuracy(subject: Subject) -> Diagnostic:
 
 def warning(subject: Subject, found: Diagnostic) -> str:
     """What a user should know before any attack runs; nothing where all is well."""
-    return f"{subject.model}, {subject.defense}: {found.detail}" if found.status == "fired" else ""
+    return f"{subject.name}: {found.detail}" if found.status == "fired" else ""
 
 
 def _blind(answers: np.ndarray, labels: np.ndarray, right: np.ndarray, classes: int) -> str | None:

@@ -46,6 +46,7 @@ from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import clock_of, smaller, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
+from robustbench_lite.specs import system_name
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
@@ -105,8 +106,10 @@ class Result:
     def failed(self) -> dict[str, str]:
         """Cells that did not finish, and why."""
         bad = self.timings[self.timings["failed"] != ""]
-        names = bad["attack"] + " on " + bad["model"] + ", " + bad["defense"] + ", " + bad["threat"]
-        return dict(zip(names, bad["failed"], strict=True))
+        return {
+            f"{row['attack']} on {system_name(row['model'], row['defense'])}, {row['threat']}": row["failed"]
+            for row in bad.to_dict("records")
+        }
 
 
 def expected_of(timings: pd.DataFrame) -> dict[tuple[str, str, str, str, str], int]:
@@ -199,7 +202,7 @@ def run(
                     collected.look(subject, reporter)
                 own = opened.attacks(subject)
             except (ModelError, torch.OutOfMemoryError) as error:
-                reporter.note(f"{model_text}, {defense} failed: {told(error)}")
+                reporter.note(f"{system_name(model_text, defense)} failed: {told(error)}")
                 collected.fail(printable(model_text), printable(defense), told(error))
                 continue
             for threat_text, threat in setting.threats.items():
@@ -229,10 +232,10 @@ def _trial(
         if task_of(setting.plan.task).reconstructs:
             collected.reconstruct(cell, ran, shown[-1])
     if setting.camera is not None:
-        reporter.begin(f"what the camera sees of {subject.model}, {subject.defense}, {threat_text}", 0)
+        reporter.begin(f"what the camera sees of {subject.name}, {threat_text}", 0)
         collected.photograph(subject, setting.camera, threat, threat_text, shown)
     if setting.plan.diagnostics:
-        reporter.begin(f"checks on {subject.model}, {subject.defense}, {threat_text}", 0)
+        reporter.begin(f"checks on {subject.name}, {threat_text}", 0)
         own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
         left = [(frame, one.images) for frame, one in zip(frames, shown, strict=True)]
         budget = Budget(max(collected.seconds(len(shown)), LEAST), tell=partial(_tell_check, reporter))

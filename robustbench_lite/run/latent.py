@@ -31,6 +31,7 @@ from robustbench_lite.run.shapes import Shapes, default_shapes
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.run.systems import Builder, GivenModel, name_of
 from robustbench_lite.run.verdict import Sitting, Verdict, judge
+from robustbench_lite.specs import system_name
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
 
@@ -172,7 +173,7 @@ def latent(
     with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
         shelf = _shelf(plan, system, data, reporter)
         judges = Judges(judge=shelf.model(judge), guide=None if guide is None else shelf.model(guide))
-        reporter.begin(f"latent search on {name}, {defense}", attempts * system.num_classes)
+        reporter.begin(f"latent search on {system_name(name, defense)}", attempts * system.num_classes)
         found = measure(
             system, trained, judges, chosen, attempts=attempts, target=target, seed=seed, advance=reporter.advance
         )

@@ -29,6 +29,7 @@ from robustbench_lite.run.one import data_of, one_system
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Reporter, Silent
 from robustbench_lite.run.systems import GivenModel, name_of
+from robustbench_lite.specs import system_name
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -189,7 +190,7 @@ def rubbish(
     data = data_of(plan)
     tell(data, reporter)
     with one_system(plan, data, None if named else model, reporter.training, reporter.note) as system:
-        reporter.begin(f"noise on {name}, {defense}", len(chosen.starts) * chosen.count)
+        reporter.begin(f"noise on {system_name(name, defense)}", len(chosen.starts) * chosen.count)
         found = measure(system, chosen, seed=seed, advance=reporter.advance)
     found = replace(found, class_names=data.class_names, model=name, defense=defense)
     if out is not None:

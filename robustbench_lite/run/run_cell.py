@@ -145,7 +145,7 @@ def _of_this_system(cell: Cell, records: Records, key: str, note: Callable[[str]
     if bool(same.all()):
         return have
     note(
-        f"{cell.attack_text} on {subject.model}, {subject.defense}: {int((~same).sum())} of {len(rows)} recorded clean"
+        f"{cell.attack_text} on {subject.name}: {int((~same).sum())} of {len(rows)} recorded clean"
         " answers are not the system's any more; the records are stale and computed anew"
     )
     records.forget(key)

@@ -21,6 +21,7 @@ from robustbench_lite.results import diagnostics, physical, reconstruction
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import COLUMNS, NAMES, Records
 from robustbench_lite.run.tries import draws_of, without_eot
+from robustbench_lite.specs import system_name
 
 #: columns of the timings, and those of them that are numbers
 _TEXTS = ("dataset", "model", "defense", "threat", "attack", "needs", "key", "failed", "stages")
@@ -138,7 +139,7 @@ def unfinished(folder: Path, records: pd.DataFrame, timings: pd.DataFrame) -> tu
 def _unfinished(cell: Sequence[str], count: int, total: int) -> str:
     model, defense, threat, attack = cell
     how_far = "no records" if not count else f"{count} of {total} images"
-    return f"unfinished: {attack} on {model}, {defense}, {threat}: {how_far}"
+    return f"unfinished: {attack} on {system_name(model, defense)}, {threat}: {how_far}"
 
 
 def _cells(folder: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -19,6 +19,7 @@ from robustbench_lite.run.pristine import Pristine
 from robustbench_lite.run.shapes import Shapes, default_shapes, probe
 from robustbench_lite.run.units import Units, measure
 from robustbench_lite.run.verdict import FIRST, Clean, Sitting, look
+from robustbench_lite.specs import system_name
 from robustbench_lite.system import System
 
 _PROBED = 32
@@ -69,6 +70,11 @@ class Subject:
     bare: "Subject | None" = None
     hides: bool = False
     before: Before | None = None
+
+    @property
+    def name(self) -> str:
+        """The system in words."""
+        return system_name(self.model, self.defense)
 
     @property
     def plain(self) -> "Subject":

@@ -21,6 +21,7 @@ from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.shapes import default_shapes
 from robustbench_lite.run.shelf import Shelf
 from robustbench_lite.run.treatment import hides
+from robustbench_lite.specs import system_name
 from robustbench_lite.system import Observed, System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
@@ -95,7 +96,7 @@ class Builder:
         )
 
     def build(self, model: str, defense: str) -> Built:
-        self.present = f"{model}, {defense}"
+        self.present = system_name(model, defense)
         chain = resolve_defense(defense)
         known = [part for part in chain if part.name != "none"]
         with calling(f"{model} with {defense}"):

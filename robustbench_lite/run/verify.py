@@ -34,6 +34,7 @@ from robustbench_lite.run.submission import Submission, read
 from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tries import sitting_of
 from robustbench_lite.run.verdict import CLEAN_WRONG, NAN_SCORES, REASONS, Verdict, judge
+from robustbench_lite.specs import system_name
 from robustbench_lite.threat import Threat
 
 #: what becomes of an example; one each
@@ -191,7 +192,7 @@ def verify(
             quick=False,
             sitting=sitting_of(plan),
         )
-        reporter.begin(f"{name}, {defense}: verdict", len(indices))
+        reporter.begin(f"{system_name(name, defense)}: verdict", len(indices))
         verdict = concat(list(_judged(subject, submission, limits, reporter))).to("cpu")
         facts = _facts(subject, submission, path, threat)
     found = _samples(subject, submission, limits, verdict)

@@ -30,6 +30,7 @@ from robustbench_lite.run.setting import Open, Setting
 from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import Built
 from robustbench_lite.run.trial import clock_of, trial
+from robustbench_lite.specs import system_name
 from robustbench_lite.training.layout import tiny
 
 #: processes that are started unasked at most, and the fewest tasks that are worth their start of some seconds
@@ -49,7 +50,7 @@ class Task:
 
     def __str__(self) -> str:
         what = "training" if self.attack is None else f"{self.attack} on"
-        return f"{what} {self.model}, {self.defense}"
+        return f"{what} {system_name(self.model, self.defense)}"
 
 
 def tasks_of(plan: Plan, finished: Collection[tuple[str, str, str, str]] = ()) -> list[Task]:

@@ -33,6 +33,7 @@ from robustbench_lite.errors import CapabilityError, UserError
 from robustbench_lite.objectives import Goal, margin
 from robustbench_lite.randomness import Draws
 from robustbench_lite.results import tables
+from robustbench_lite.run import engine
 from robustbench_lite.run import records as store
 from robustbench_lite.run.records import Records
 from robustbench_lite.system import Detector, System
@@ -251,13 +252,13 @@ def test_a_run_that_was_stopped_after_the_learning_does_not_learn_again(
     whole = run_of(tmp_path / "whole", attack, system)()
     again = run_of(tmp_path / "again", attack, system)
     with monkeypatch.context() as patch:
-        patch.setattr(Trained, "step", _stop)
+        patch.setattr(engine, "_fitting", _stop)  # not the attack's own code, which is part of its key
         with pytest.raises(KeyboardInterrupt):
             again()
     (kept,) = (tmp_path / "again").rglob("learned.safetensors")
     note = json.loads((kept.parent / "setup.json").read_text())
     assert note["labels"] == note["queries"] == 80
-    monkeypatch.setattr(Substitute, "prepare", _never)
+    monkeypatch.setattr(Asker, "__call__", _never)
     result = again()
     assert rows(tmp_path / "again") == rows(tmp_path / "whole")
     assert result.table.iloc[0]["setup_queries"] == 80

@@ -33,9 +33,7 @@ def test_a_run_leaves_its_files_and_says_where(rbl: Rbl, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if not line.startswith("rbl: training ")]  # or from the cache
     assert len(told) == 1
-    assert re.fullmatch(
-        r"rbl: fgsm on linear, none, Linf:0\.2: robust accuracy [\d.]+ %, \d+/50 broken, [\d.]+ s", told[0]
-    )
+    assert re.fullmatch(r"rbl: fgsm on linear, Linf:0\.2: robust accuracy [\d.]+ %, \d+/50 broken, [\d.]+ s", told[0])
     (folder,) = (tmp_path / "rbl-runs").iterdir()
     plan = Plan.load(folder / "plan.toml")
     assert (plan.models, plan.attacks, plan.samples) == (("linear",), ("fgsm",), "first:50")
@@ -112,12 +110,12 @@ def test_a_failing_attack_costs_its_cell_and_exit_code_3(here: Here, capsys: pyt
     assert here(*SMALL, "--attack", "fgsm", "--attack", "breaks", "--out", "run") == 3
     out, err = capsys.readouterr()
     assert "rbl: 1 cell of 2 failed" in err
-    assert "breaks on linear, none, Linf:0.2: RuntimeError: no luck" in err
+    assert "breaks on linear, Linf:0.2: RuntimeError: no luck" in err
     assert "digits · Linf:0.2 · n = 50 test images" in out
     assert here(*SMALL, "--attack", "breaks", "--out", "run", "--quiet") == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[1:] == ["rbl:   breaks on linear, none, Linf:0.2: RuntimeError: no luck"]
+    assert err.splitlines()[1:] == ["rbl:   breaks on linear, Linf:0.2: RuntimeError: no luck"]
 
 
 def test_a_full_disk_is_told_in_one_sentence(cache: Path, tmp_path: Path, start: Start, here: Here) -> None:
@@ -137,7 +135,7 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, "")
     told = [line for line in err.splitlines() if not line.startswith("rbl: training ")]
-    assert told[0].startswith("rbl: noise on linear, none, Linf:0.2: robust accuracy ")
+    assert told[0].startswith("rbl: noise on linear, Linf:0.2: robust accuracy ")
     assert told[1:] == [
         "rbl: stopped by Ctrl-C; what was computed is kept in run, and the same command goes on from there"
     ]
@@ -146,7 +144,7 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(
     here("report", "run", "--format", "csv")
     out, err = capsys.readouterr()
     assert list(pd.read_csv(io.StringIO(out))["attack"]) == ["noise", "worst-case"]
-    assert "unfinished: slow on linear, none, Linf:0.2: " in err
+    assert "unfinished: slow on linear, Linf:0.2: " in err
     done = rbl(*command, "--format", "csv", plugins=True)
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path.name == "rows.parquet")

@@ -6,7 +6,7 @@ import fuzzing
 import pytest
 
 #: tries of each kind; cards are loaded and answered with, which takes longest
-TRIES = {"arguments": 250, "plans": 120, "folders": 60, "cards": 10}
+TRIES = {"arguments": 200, "plans": 100, "folders": 30, "cards": 8}
 
 
 @pytest.mark.parametrize("kind", TRIES)

@@ -1,6 +1,7 @@
 """`rbl generate`: from a training to pictures, images and figures."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_a_training_leaves_weights_card_history_and_a_picture(
 ) -> None:
     assert here(*TRAIN) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert re.fullmatch(r"rbl: training begins: [^\n]*\nrbl: training ended after [^\n]*\n", err)
     card = json.loads((tmp_path / "vae.json").read_text(encoding="utf-8"))
     assert f"active units          {card['outcome']['active_units']}" in out
     assert "rbl generate show vae.safetensors" in out

@@ -18,13 +18,9 @@ def make(num_classes, input_shape):
 """
 #: a file's name -> how it is shown
 NAMES = {
-    "a\rb.py": r"a\x{d}b.py",
-    "\x1b[31mred.py": r"\x{1b}[31mred.py",
-    "$\\foo$.py": "$\\foo$.py",
-    "[red]x[-red].py": "[red]x[-red].py",
-    "=1+1.py": "=1+1.py",
+    "\x1b[31mred\r\n.py": r"\x{1b}[31mred\x{d}\x{a}.py",
+    "=1+1[red]x[-red]$\\foo$.py": "=1+1[red]x[-red]$\\foo$.py",
     "a|b`<i>*x*.py": "a|b`<i>*x*.py",
-    "new\nline.py": r"new\x{a}line.py",
 }
 WORDS = ("--defense", "none", "--attack", "fgsm", "--attack", "pgd:steps=2,restarts=1", "--threat", "Linf:0.1")
 
@@ -38,7 +34,7 @@ def test_an_odd_name_is_shown_everywhere_and_rules_nothing(
     more = ("--threat", "Linf:0.2", "--samples", "first:10", "--out", "run")
     assert here("evaluate", "--model", model, *WORDS, *more, "--log", "log") == 0
     out, err = capsys.readouterr()
-    assert f"fgsm on {shown}, none, Linf:0.1: robust accuracy" in err
+    assert f"fgsm on {shown}, Linf:0.1: robust accuracy" in err
     for said in (out, err, (tmp_path / "log").read_text(encoding="utf-8")):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", said)
 

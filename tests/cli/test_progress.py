@@ -15,7 +15,7 @@ from robustbench_lite.cli.progress import Bars
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.reporter import CellEnd
 
-CELL = "pgd on small-cnn, none, Linf:0.2"
+CELL = "pgd on small-cnn, Linf:0.2"
 
 
 class Terminal(io.StringIO):
@@ -49,7 +49,7 @@ def run(bars: Bars, clock: Clock | None = None) -> None:
         bars.note("out of memory; going on with micro-batches of 32")
         warnings.warn("the cache cannot be written", stacklevel=1)
         bars.end(CellEnd(text=CELL, total=200, ended=200, broken=150, robust=0.25, seconds=42.0))
-        bars.begin("checks on small-cnn, none, Linf:0.2", 0)
+        bars.begin("checks on small-cnn, Linf:0.2", 0)
 
 
 def screen_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def test_a_trained_checkpoint_is_what_its_card_says(
 ) -> None:
     assert here(*TRAIN) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert re.fullmatch(r"rbl: training begins: [^\n]*\nrbl: training ended after [^\n]*\n", err)
     card = json.loads((tmp_path / "net.json").read_text(encoding="utf-8"))
     assert f"{card['clean_accuracy']:.4g}" in out
     assert "rbl evaluate --model checkpoint:net.safetensors" in out
@@ -39,7 +40,9 @@ def test_several_seeds_give_a_checkpoint_each_and_a_table_of_their_spread(
 ) -> None:
     assert here(*TRAIN, "--seeds", "2", "--seed", "1", "--ema", "0.5") == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert [line.split(",")[0] for line in err.splitlines() if "begins" in line] == [
+        f"rbl: training begins: seed {seed}" for seed in (1, 2)
+    ]
     cards = [json.loads((tmp_path / f"net-seed{seed}.json").read_text(encoding="utf-8")) for seed in (1, 2)]
     assert [card["recipe"]["ema"] for card in cards] == [0.5, 0.5]
     clean = [100 * card["clean_accuracy"] for card in cards]

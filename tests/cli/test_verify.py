@@ -68,9 +68,7 @@ def test_examples_of_other_images_are_no_robustness(
     assert re.search(r"outside the ball +\d+   up to 0\.\d+ beyond", out)
     assert re.search(r"\nno robust accuracy: 0 of \d+ examples that could break an image were judged\n", out)
     assert "%" not in out
-    assert err.startswith(
-        "rbl: nothing was verified: the examples are of other images: they are in reverse order; submit"
-    )
+    assert "\nrbl: nothing was verified: the examples are of other images: they are in reverse order; submit" in err
 
 
 def test_the_range_of_the_images_is_told_once(
@@ -80,7 +78,10 @@ def test_the_range_of_the_images_is_told_once(
     np.savez(tmp_path / "adv.npz", x_adv=images * 0.95)
     command = ("verify", "adv.npz", "--dataset", "npz:set.npz;train=set.npz", *SMALL)
     assert here(*command) == 0
-    assert capsys.readouterr().err == "rbl: npz:set.npz: 20 images 1x8x8, float 0 to 1, mean 0.304\n"
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "images" in line] == [
+        "rbl: npz:set.npz: 20 images 1x8x8, float 0 to 1, mean 0.304"
+    ]
     assert here(*command, "--quiet") == 0
     assert capsys.readouterr().err == ""
 

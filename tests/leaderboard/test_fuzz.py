@@ -14,7 +14,7 @@ import pytest
 from robustbench_lite.cli import main
 from robustbench_lite.errors import UserError
 
-COUNT = int(os.environ.get("RBL_FUZZ", "60"))
+COUNT = int(os.environ.get("RBL_FUZZ", "30"))
 FOLDER = Path(__file__).parents[2] / "leaderboards"
 #: what is put into cells, or between the characters of a file
 CELLS = [

@@ -164,7 +164,7 @@ def test_an_unfinished_run_says_what_is_open(make_records):
     run = RunData(records=records, timings=timings_of(records), diagnostics=pd.DataFrame(), expected=expected)
     text = build.page(run)
     Outline(text)
-    assert "pgd on small-cnn, none, Linf:0.2: 1 of 4 images without a verdict" in text
+    assert "pgd on small-cnn, Linf:0.2: 1 of 4 images without a verdict" in text
     assert "This run holds no diagnostics." in text
     assert "This run holds no plan." in text
 

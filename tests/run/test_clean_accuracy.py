@@ -218,7 +218,7 @@ def test_it_is_told_before_any_attack_and_kept_as_a_check() -> None:
 
     x, y = levels()
     result = rbl.evaluate(Split(), x, y, attacks="noise:draws=2", threat="Linf:0.05", reporter=Listening())
-    assert told[0].startswith("note Split, none: clean accuracy")
+    assert told[0].startswith("note Split: clean accuracy")
     row = result.diagnostics.set_index("diagnostic").loc["clean-accuracy"]
     assert (row["status"], told[0].endswith(row["detail"])) == ("fired", True)
     assert "clean-accuracy" in result.table["flags"].iloc[0].split(";")

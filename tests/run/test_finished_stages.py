@@ -41,7 +41,7 @@ def written(path: Path) -> FinishedStages:
     one.add(first, no | torch.tensor([False, False, False, True]), 0)
     one.end_search()
     second = outcome([4, 1], [True, False])
-    one.bill[torch.tensor([1, 4, 2]), 0] = torch.tensor([[10, 5], [20, 6], [30, 7]])
+    one.bill[torch.tensor([1, 4, 2]), 0] = torch.tensor([[10, 5, 0], [20, 6, 1], [30, 7, 2]])
     one.add(second, no[:2], 1)
     one.seconds["0 climb"] = 2.5
     one.write()  # in the middle of the second search: position 2 has not passed it
@@ -72,7 +72,7 @@ def test_another_slice_finds_its_own_samples(tmp_path: Path) -> None:
     written(tmp_path / "s")
     after = read(tmp_path / "s", indices=INDICES[[4, 0]], answers=ANSWERS[[4, 0]])
     assert after.next.tolist() == [2, 0]
-    assert after.bill[0, 0].tolist() == [20, 6]
+    assert after.bill[0, 0].tolist() == [20, 6, 1]
     assert after.doubts is not None
     assert after.doubts.sample.tolist() == [0]
 

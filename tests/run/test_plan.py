@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.specs import as_list
 
-TEXTS = st.text(string.ascii_letters + string.digits + ":/=,;.+-()", min_size=1, max_size=12).filter(str.strip)
+MARKS = st.text(string.ascii_letters + string.digits + ":/=,;.+-()", min_size=1, max_size=12)
+#: one name: a plan refuses a list as a name
+TEXTS = MARKS.filter(str.strip).filter(lambda text: len(as_list(text)) == 1)
 SEVERAL = st.lists(TEXTS, min_size=1, max_size=3).map(tuple)
 
 

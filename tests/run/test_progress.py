@@ -167,7 +167,7 @@ def test_the_end_of_a_cell_tells_its_accuracy_and_that_of_all_so_far() -> None:
     assert first.worst is None
     assert second.worst == pytest.approx(accuracy["worst-case"])
     assert (first.total, first.ended, first.broken) == (40, 40, int((1 - accuracy[str(attacks[0])]) * 40 + 0.5))
-    assert first.text == f"{attacks[0]} on two-layers, none, Linf:0.03" == heard.began[0]
+    assert first.text == f"{attacks[0]} on two-layers, Linf:0.03" == heard.began[0]
     assert first.seconds is not None
 
 
@@ -178,8 +178,8 @@ def test_cells_of_other_processes_are_told_once(tmp_path: Path, capsys: pytest.C
     accuracy = result.table.set_index("attack")["robust_acc"]
     for said in (capsys.readouterr().err, (tmp_path / "log").read_text(encoding="utf-8")):
         for attack in plan.attacks:
-            assert said.count(f"{attack} on linear, none, Linf:0.2: ") == 1
-            assert f"{attack} on linear, none, Linf:0.2: robust accuracy {100 * accuracy[attack]:.1f} %" in said
+            assert said.count(f"{attack} on linear, Linf:0.2: ") == 1
+            assert f"{attack} on linear, Linf:0.2: robust accuracy {100 * accuracy[attack]:.1f} %" in said
 
 
 def test_a_training_says_of_which_system_it_is() -> None:
@@ -196,4 +196,4 @@ def test_a_training_says_of_which_system_it_is() -> None:
         patched.setenv("RBL_CACHE", cache)
         evaluate_plan(plan, reporter=Trained())
     assert heard
-    assert all(text.startswith("linear, none: epoch ") for text in heard)
+    assert all(text.startswith("linear: epoch ") for text in heard)

@@ -46,7 +46,7 @@ def test_of_a_finished_run_nothing_is_unfinished(folder: Path) -> None:
 
 def test_a_cell_without_records_is_named(folder: Path) -> None:
     shutil.rmtree(cell(folder, "fgsm"))
-    assert unfinished(folder) == ("unfinished: fgsm on linear, none, Linf:0.2: no records",)
+    assert unfinished(folder) == ("unfinished: fgsm on linear, Linf:0.2: no records",)
 
 
 def test_a_cell_that_never_began_is_named_and_one_that_was_killed_with_its_count(folder: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_cell_that_never_began_is_named_and_one_that_was_killed_with_its_count
     store = run_folder.Records(folder / "records")
     store.append("0" * 32, rows.head(7).assign(attack="pgd:steps=3", key="0" * 32))
     assert unfinished(folder) == (
-        "unfinished: pgd:steps=3 on linear, none, Linf:0.2: 7 of 30 images",
-        "unfinished: noise:draws=2 on linear, none, L2:1: no records",
-        "unfinished: fgsm on linear, none, L2:1: no records",
-        "unfinished: pgd:steps=3 on linear, none, L2:1: no records",
+        "unfinished: pgd:steps=3 on linear, Linf:0.2: 7 of 30 images",
+        "unfinished: noise:draws=2 on linear, L2:1: no records",
+        "unfinished: fgsm on linear, L2:1: no records",
+        "unfinished: pgd:steps=3 on linear, L2:1: no records",
     )
 
 
@@ -75,7 +75,7 @@ def test_an_attack_that_was_averaged_over_draws_is_no_other_attack(folder: Path)
 
 def test_report_and_page_name_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(cell(folder, "fgsm"))
-    told = "unfinished: fgsm on linear, none, Linf:0.2: no records"
+    told = "unfinished: fgsm on linear, Linf:0.2: no records"
     assert main(["report", str(folder)]) == 0
     assert told in capsys.readouterr().out
     assert main(["report", str(folder), "--format", "json"]) == 0
@@ -84,7 +84,7 @@ def test_report_and_page_name_them(folder: Path, capsys: pytest.CaptureFixture[s
     assert told in err
     assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 0
     page = (folder / "page.html").read_text(encoding="utf-8")
-    assert page.count("fgsm on linear, none, Linf:0.2: ") == 1
+    assert page.count("fgsm on linear, Linf:0.2: ") == 1
     assert f"<li>{told}</li>" in page
 
 

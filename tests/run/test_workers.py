@@ -96,8 +96,8 @@ def test_how_many_there_are_unasked() -> None:
     few, many = workers.tasks_of(PLAN), workers.tasks_of(Plan())
     assert len(few) == 6
     assert [str(task) for task in few[:3]] == [
-        *("training linear, none", "training linear, bit-depth:bits=2"),
-        "pgd:steps=5 on linear, none",
+        *("training linear", "training linear, bit-depth:bits=2"),
+        "pgd:steps=5 on linear",
     ]
     assert workers.usual_jobs(setting, few) == 1
     assert 1 <= workers.usual_jobs(setting, many) <= workers.MOST

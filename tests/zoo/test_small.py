@@ -129,7 +129,7 @@ def boom(x):
     [
         (lambda x: x.flatten(1)[:, :2], "labels reach 2 but odd has 2 classes"),
         (lambda x: x.flatten(1)[:, :5], "odd has 5 classes but the data 3, cat and so on"),
-        (lambda x: x.flatten(1)[:, 0], "answers an image with one number from 0 to 1, as a sigmoid does"),
+        (lambda x: x.flatten(1)[:, 0], "labels reach 2 but odd has 2 classes"),
         (lambda x: x.flatten(1)[:, :0], r"answers two images with \(2, 0\); accepted: a tensor \(2, classes\)"),
         (lambda x: x.flatten(1)[:0], r"answers two images with \(0, 64\)"),
         (lambda x: {"a": x}, "answers two images with a dict with the keys 'a'; accepted"),

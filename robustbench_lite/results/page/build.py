@@ -23,6 +23,7 @@ from robustbench_lite.results.page.checks import checked, explanations
 from robustbench_lite.results.page.frames import frames
 from robustbench_lite.results.page.pictures import strips, uri
 from robustbench_lite.results.run_data import RunData
+from robustbench_lite.specs import system_name
 
 PAGE, STYLE, SCRIPT = "page.html.j2", "page.css", "page.js"
 #: what pictures that are taken over show
@@ -116,12 +117,12 @@ def _open_cells(run: RunData) -> list[str]:
     """Attacks on a system that have no verdict for some sample, and why as far as it is known."""
     summary = run.summary[(run.summary["failed"] > 0) & (run.summary["attack"] != WORST_CASE)]
     open_ = {line.removeprefix("unfinished: ").rpartition(": ")[0] for line in run.unfinished}
-    told = [
-        f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}: {row['failed']} of {row['n']} images without"
-        f" a verdict{': ' + row['failure'] if row['failure'] else ''}"
-        for row in summary.to_dict("records")
-        if f"{row['attack']} on {row['model']}, {row['defense']}, {row['threat']}" not in open_
-    ]
+    told = []
+    for row in summary.to_dict("records"):
+        cell = f"{row['attack']} on {system_name(row['model'], row['defense'])}, {row['threat']}"
+        if cell not in open_:
+            why = f": {row['failure']}" if row["failure"] else ""
+            told.append(f"{cell}: {row['failed']} of {row['n']} images without a verdict{why}")
     return [*told, *run.unfinished]
 
 
