@@ -98,7 +98,7 @@ class _Walk:
             name = f"the context's {value.name}"
             with suppress(LookupError):  # without a value now, and nobody can take one away later
                 value.get()
-                self.found.setdefault(name, Place(name=name, get=value.get, put=value.set))
+                self.found.setdefault(name, Place(name=name, get=value.get, put=functools.partial(_put_context, value)))
         elif isinstance(value, functools._lru_cache_wrapper):
             name = f"the cache of {value.__qualname__}"
             self.found.setdefault(name, Place(name=name, get=_nothing, put=functools.partial(_emptied, value)))
@@ -180,6 +180,10 @@ def _nothing() -> None:
 
 def _emptied(cache: Any, _: None) -> None:
     cache.cache_clear()
+
+
+def _put_context(variable: ContextVar[Any], value: Any) -> None:
+    variable.set(value)
 
 
 def _put_table(table: dict[Any, Any], values: dict[Any, Any]) -> None:
