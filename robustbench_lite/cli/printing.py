@@ -91,7 +91,7 @@ def show_checks(diagnostics: "pd.DataFrame", *, stderr: bool = False) -> None:
     loud = diagnostics[diagnostics["status"] != "clear"]
     order = loud.sort_values("status", key=lambda column: column != "fired", kind="stable")
     for (status, name, detail), rows in order.groupby(["status", "diagnostic", "detail"], sort=False):
-        whom = "; ".join(f"{system_name(row.model, row.defense)}, {row.threat}" for row in rows.itertuples())
+        whom = "; ".join(f"{system_name(str(row.model), str(row.defense))}, {row.threat}" for row in rows.itertuples())
         who = "everywhere" if len(rows) == len(systems) > 1 else whom
         style = "yellow" if status == "fired" else "dim"
         table.add_row(Text(f" {status}", style=style), Text(str(name)), Text(f"{who}: {detail}" if detail else who))
