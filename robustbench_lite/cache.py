@@ -47,7 +47,7 @@ def atomic_write(path: Path, content: bytes | Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         if callable(content):
-            content(temporary)
+            content(temporary.absolute())  # pyarrow would read `out:1/rows` as an address
         else:
             temporary.write_bytes(content)
         _sync(temporary)

@@ -146,7 +146,9 @@ class System:
 
     def __post_init__(self) -> None:
         for module in self.modules:
-            module.eval().requires_grad_(False)
+            module.eval()
+            for weight in module.parameters():  # the copy of a trace has no `requires_grad_` of its own
+                weight.requires_grad_(False)
 
     def __call__(
         self, x: Tensor, draws: Draws | None = None, index: Tensor | int = 0, *, adaptive: bool = False

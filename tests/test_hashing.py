@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
@@ -218,6 +219,78 @@ def test_code_that_was_edited_on_disk_since_it_was_loaded_is_told_as_it_runs(
     after = hash_value(importlib.import_module("edited_since").f)
     assert stale != after
     assert before != after
+
+
+def linear() -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def hooked(by: float) -> nn.Module:
+    layer = linear()
+    layer.register_forward_hook(lambda module, inputs, output: output * by)
+    return layer
+
+
+def with_another_forward(by: float) -> nn.Module:
+    layer = linear()
+    usual = layer.forward
+    layer.forward = lambda x: usual(x) * by  # type: ignore[method-assign, assignment]
+    return layer
+
+
+def with_a_method_of_another(by: float) -> nn.Module:
+    layer = linear()
+    layer.forward = MethodType(lambda self, x: x * by, layer)  # type: ignore[method-assign]
+    return layer
+
+
+def traced(by: float) -> nn.Module:
+    class Times(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * by
+
+    return torch.jit.trace(Times(), torch.ones(1))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def composed(by: float) -> object:
+    transforms = pytest.importorskip("torchvision.transforms")
+    return transforms.Compose([transforms.Normalize([0.5], [by]), transforms.Lambda(lambda x: x)])
+
+
+def grown(by: float) -> object:
+    tree = pytest.importorskip("sklearn.tree").DecisionTreeClassifier(random_state=0)
+    return tree.fit([[0.0], [1.0], [by]], [0, 1, 2])
+
+
+class Held(list[float]):
+    """A list with something beside it."""
+
+    by: float
+
+
+def held(by: float) -> Held:
+    found = Held([1.0])
+    found.by = by
+    return found
+
+
+@pytest.mark.parametrize(
+    "make", [hooked, with_another_forward, with_a_method_of_another, traced, composed, grown, held]
+)
+def test_what_others_objects_hold_is_in_the_digest(make: Callable[[float], object]) -> None:
+    assert hash_value(make(2.0)) == hash_value(make(2.0))
+    assert hash_value(make(2.0)) != hash_value(make(3.0))
+
+
+def test_another_forward_of_a_class_of_torch_is_in_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [hash_value(nn.Hardtanh())]
+    for by in (2.0, 3.0):
+        monkeypatch.setattr(nn.Hardtanh, "forward", lambda self, x, by=by: x * by)
+        digests.append(hash_value(nn.Hardtanh()))
+    assert len(set(digests)) == 3
 
 
 def test_functions_that_call_each_other_and_values_that_hold_themselves_end() -> None:

@@ -36,6 +36,8 @@ _BY_CODE = "__hashed_by_code__"
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, PurePath, torch.dtype, torch.device, np.generic)
 #: modules of Python whose objects are values
 _VALUES = frozenset({"argparse", "array", "collections", "datetime", "decimal", "fractions", "re", "types", "uuid"})
+#: packages whose objects are at work, rather than values
+_RUNS = frozenset({"builtins", "torch", "numpy", *sys.stdlib_module_names})
 #: what every module has, and nothing of its own; hooks change answers
 _MODULE = set(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
 #: what every class has, and what annotations leave
@@ -168,15 +170,22 @@ class _Walk:
     def _parts(self, value: Any) -> Iterator[object]:
         """What a value that is not plain is made of, in a fixed order."""
         if isinstance(value, np.ndarray):
+            if value.dtype.names:  # between its fields may be anything
+                yield [(name, value[name]) for name in value.dtype.names]
+                return
             yield from (value.dtype.str, value.shape, value.tolist() if value.dtype.hasobject else value.tobytes())
         elif isinstance(value, Mapping):
             yield from _entries(value)
+            yield from self._of_own_kind(value)
         elif isinstance(value, (list, tuple, deque)):
             yield from value
+            yield from self._of_own_kind(value)
         elif isinstance(value, (set, frozenset)):
             yield from sorted(hash_value(one) for one in value)
         elif isinstance(value, nn.Module):
             yield from _of_module(value)
+        elif isinstance(value, torch.jit.ScriptFunction):
+            yield str(value.code)
         elif isinstance(value, functools.partial):
             yield from (value.func, value.args, value.keywords)
         elif isinstance(value, MethodType):
@@ -192,6 +201,11 @@ class _Walk:
             yield [(item.name, getattr(value, item.name, None)) for item in dataclasses.fields(value)]
         else:
             yield from self._of_object(value)
+
+    def _of_own_kind(self, value: Any) -> Iterator[object]:
+        """What a container of a class of the user's is besides what it holds."""
+        if self._is_own(type(value)):
+            yield (type(value), sorted(getattr(value, "__dict__", {}).items(), key=_first))
 
     def _of_object(self, value: Any) -> Iterator[object]:
         """An object of any other class: what it holds, where it is the user's; what it says of itself, of a package's."""
@@ -343,7 +357,9 @@ def _of_module(module: nn.Module) -> Iterator[object]:
         yield from _of_graph(module)
     else:
         own = {name: one for name, one in vars(module).items() if name not in _MODULE}
-        yield {name: one for name, one in own.items() if not torchs or _simple(one)}
+        yield {name: one for name, one in own.items() if not torchs or _simple(one) or _is_code(one)}
+        if not _is_of_its_package(type(module).forward, type(module)):  # somebody has put another in its place
+            yield type(module).forward
     for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
         yield [(name, tensor) for name, tensor in sorted(tensors)]
     yield list(module.named_children())
@@ -352,10 +368,25 @@ def _of_module(module: nn.Module) -> Iterator[object]:
 def _of_graph(module: Any) -> Iterator[object]:
     try:
         yield str(module.code)
+        if isinstance(module, torch.jit.ScriptModule):
+            yield from sorted(module.code_with_constants[1].const_mapping.items())
     except (AttributeError, RuntimeError):  # a part of a script without a forward of its own
         yield ""
     if isinstance(module, torch.fx.GraphModule):
         yield [node.target for node in module.graph.nodes if node.op == "call_function"]
+
+
+def _is_code(value: object) -> bool:
+    """Whether it is a function that stands in for a method, or a table of hooks."""
+    if isinstance(value, Mapping):
+        return bool(value) and _are_hooks(value)
+    return isinstance(value, (FunctionType, MethodType, functools.partial))
+
+
+def _is_of_its_package(method: Any, kind: type) -> bool:
+    """Whether the method of a class, or of one that it is made of, is as its package has it."""
+    tops = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    return str(getattr(method, "__module__", "torch")).partition(".")[0] in tops
 
 
 def _is_data(value: object) -> bool:
@@ -412,4 +443,27 @@ def _content(value: Any) -> object:
         return sorted(vars(value).items()) if hasattr(value, "__dict__") else repr(value)
     if module in sys.stdlib_module_names or isinstance(value, torch.Generator):
         return None
-    return [(name, one) for name, one in sorted(getattr(value, "__dict__", {}).items()) if _simple(one)]
+    own = sorted(getattr(value, "__dict__", {}).items())
+    plain = [(name, one) for name, one in own if _simple(one)]
+    if module == "numpy":
+        return plain
+    return [*plain, *((name, one) for name, one in own if _holds_values(one)), *_state(value)]
+
+
+def _holds_values(value: object) -> bool:
+    """Whether it is a part that may hold values in turn: a function, a container, or an object of an installed package."""
+    if _simple(value) or isinstance(value, (type, ModuleType)):
+        return False
+    module = type(value).__module__.partition(".")[0]
+    return _is_code(value) or isinstance(value, (Mapping, list, tuple, nn.Module)) or module not in _RUNS
+
+
+def _state(value: Any) -> list[object]:
+    """What an object that is made in another language says of itself by name; what has no names may be addresses."""
+    if hasattr(value, "__dict__") or "__getstate__" not in vars(type(value)):
+        return []
+    try:
+        state = value.__getstate__()
+    except Exception:  # whatever it says to being asked
+        return []
+    return [state] if isinstance(state, dict) else []

@@ -45,12 +45,13 @@ class Answers(Rows):
 def spread(scores: Tensor) -> Tensor:
     """How far apart the finite scores of each row are, (n, k) -> (n,) float64; at least as far as in a row of the middle.
 
-    It does not feel a constant that all logits share.
+    It does not feel a constant that all logits share. A score that is alone finite is compared with zero.
     """
     scores = scores.double()
     high = scores.nan_to_num(-torch.inf, -torch.inf, -torch.inf).amax(1)
     low = scores.nan_to_num(torch.inf, torch.inf, torch.inf).amin(1)
     largest = scores.nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
+    high = torch.where(scores.isfinite().sum(1) > 1, high, low + largest)
     wide = torch.maximum((high - low).nan_to_num(0.0, 0.0, 0.0), _DUST * largest)
     return torch.maximum(wide, wide.median()) if len(wide) else wide
 

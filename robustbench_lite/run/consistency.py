@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from robustbench_lite.errors import ModelError
+from robustbench_lite.errors import ModelError, cut
 from robustbench_lite.objectives import Goal, cross_entropy
 from robustbench_lite.oracle import Needs, Oracle, overheard
 from robustbench_lite.randomness import Draws
@@ -23,6 +23,7 @@ from robustbench_lite.rows import concat
 from robustbench_lite.run.answers import Answers, spread
 from robustbench_lite.run.coarseness import is_coarse
 from robustbench_lite.run.exact import exact_math
+from robustbench_lite.run.files_opened import files_opened
 from robustbench_lite.run.manners import LARGE, RANDOM, in_parts
 from robustbench_lite.run.pristine import Pristine
 from robustbench_lite.run.shapes import Shapes
@@ -118,7 +119,8 @@ class Questions:
     @cached_property
     def state(self) -> Diagnostic:
         """Whether what was asked before changes an answer."""
-        found = self._judged("stateful", _later(self))
+        with files_opened() as opened:
+            found = self._judged("stateful", _later(self))
         copied = self.before.copy
         if found.status == "fired" or self.subject.system.randomised:
             return found
@@ -127,6 +129,10 @@ class Questions:
         if copied.left:
             return diagnostics.unchecked(
                 "stateful", f"{', '.join(copied.left)} cannot be copied, and may hold a memory"
+            )
+        if opened:
+            return diagnostics.unchecked(
+                "stateful", f"it opens {cut(opened[0])} as it answers, which may hold a memory"
             )
         return found
 

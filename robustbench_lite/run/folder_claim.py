@@ -65,7 +65,10 @@ def _check_results(folder: Path, plan: Plan) -> None:
     if not (folder / "timings.parquet").is_file():
         return
     try:
-        held = Plan.from_toml((folder / "plan.toml").read_text(encoding="utf-8"))
+        text = (folder / "plan.toml").read_text(encoding="utf-8")
+        if not text.strip():  # cut off; as a plan it would be the default one
+            return
+        held = Plan.from_toml(text)
     except (OSError, UnicodeDecodeError, UserError):  # without a plan there are no tables that could be spoilt
         return
     lost = [name for name in _differences(asdict(held), asdict(plan)) if not _nested(name, held, plan)]

@@ -171,7 +171,7 @@ class Output:
             return measure()
         path = self.folder / kind / f"{name}.parquet"
         with contextlib.suppress(OSError, ValueError):
-            return pd.read_parquet(path)
+            return pd.read_parquet(path.absolute())
         frame = measure()
         with writing(self.folder):
             atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))

@@ -1,20 +1,27 @@
 """Where user code may keep something from one call to the next, outside of the modules that it is called through.
 
-Globals of its own files, attributes of classes, what closures hold and default values: found by following the names in the
-code of a system's classes and functions, through everything that is no part of Python, torch or an installed package.
+Globals of its own files, attributes of classes and functions, what closures hold, default values, variables of the environment
+and of the context, what it puts into modules that are not its own: found by following the names in the code of a system's classes
+and functions, through everything that is no part of Python, torch or an installed package.
 """
 
+import builtins
 import functools
+import os
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from robustbench_lite.system import System
 
@@ -46,6 +53,9 @@ def places_of(system: System) -> list[Place]:
             walk.follow(function)
     if system.detector is not None:
         walk.follow(system.detector.score)
+    if walk.followed:
+        walk.found["the environment"] = Place(name="the environment", get=os.environ.copy, put=_put_environment)
+        walk.foreign(builtins, walk.names)
     return list(walk.found.values())
 
 
@@ -55,9 +65,44 @@ class _Walk:
     def __init__(self) -> None:
         self.found: dict[str, Place] = {}
         self._seen: set[int] = set()
+        #: all names in the user's code
+        self.names: set[str] = set()
+        #: of modules that are not the user's, the names that the user's code has
+        self._named: dict[str, set[str]] = {}
+
+    @property
+    def followed(self) -> bool:
+        """Whether there is code of a user's."""
+        return bool(self._seen)
+
+    def foreign(self, module: ModuleType, names: Iterable[str] = ()) -> None:
+        """What user code keeps in a module that is not its own: what was not there before, and what goes by these names."""
+        there, named = frozenset(vars(module)), self._named.setdefault(module.__name__, set())
+        named.update(names)
+
+        def kept() -> dict[str, Any]:
+            own = {name: one for name, one in vars(module).items() if name not in there or name in named}
+            return {name: one for name, one in own.items() if _can_be_kept(one)}
+
+        def put(values: dict[str, Any]) -> None:
+            for name in kept().keys() - values.keys():
+                delattr(module, name)
+            vars(module).update(values)
+
+        name = f"values in {module.__name__}"
+        self.found.setdefault(name, Place(name=name, get=kept, put=put))
 
     def follow(self, value: Any) -> None:
         """Go on from a value where it is a user's code."""
+        if isinstance(value, ContextVar):
+            name = f"the context's {value.name}"
+            with suppress(LookupError):  # without a value now, and nobody can take one away later
+                value.get()
+                self.found.setdefault(name, Place(name=name, get=value.get, put=functools.partial(_put_context, value)))
+        elif isinstance(value, functools._lru_cache_wrapper):
+            name = f"the cache of {value.__qualname__}"
+            self.found.setdefault(name, Place(name=name, get=_nothing, put=functools.partial(_emptied, value)))
+            value = value.__wrapped__
         for part in _inside(value):
             if id(part) in self._seen or not of_user(part.__module__):
                 continue
@@ -90,13 +135,22 @@ class _Walk:
             if getattr(function, which):
                 get, put = (functools.partial(do, function, which) for do in (getattr, setattr))
                 self._value(f"{which.strip('_')} of {name}", get, put)
+        own = f"attributes of {name}"
+        self.found.setdefault(
+            own, Place(name=own, get=vars(function).copy, put=functools.partial(_put_table, vars(function)))
+        )
         self._names(function.__globals__, set(_names_in(function.__code__)), function.__module__)
 
-    def _names(self, space: dict[str, Any], names: Iterable[str], owner: str) -> None:
+    def _names(self, space: dict[str, Any], names: set[str], owner: str) -> None:
         """The globals of a file that go by these names; and of the user's other files that are among them."""
-        for name in sorted(set(names) & set(space)):
-            value = space[name]
-            if not isinstance(value, ModuleType):
+        self.names |= names
+        for name in sorted(names):
+            value = space.get(name, sys.modules.get(name))
+            if isinstance(value, ModuleType) and not of_user(value.__name__):
+                self.foreign(value, names)
+            elif name not in space:
+                continue
+            elif not isinstance(value, ModuleType):
                 self._value(
                     f"{owner}.{name}",
                     functools.partial(space.__getitem__, name),
@@ -112,6 +166,35 @@ class _Walk:
             self.found.setdefault(name, Place(name=name, get=get, put=put))
         else:
             self.follow(value)
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether it is a number, a container, or an object of a user's: no part of what the module itself is made of."""
+    plain = isinstance(value, (int, float, str, list, dict, set, deque, np.ndarray, Tensor))
+    return plain or (_is_state(value) and of_user(type(value).__module__))
+
+
+def _nothing() -> None:
+    """What is kept of a cache: it fills again."""
+
+
+def _emptied(cache: Any, _: None) -> None:
+    cache.cache_clear()
+
+
+def _put_context(variable: ContextVar[Any], value: Any) -> None:
+    variable.set(value)
+
+
+def _put_table(table: dict[Any, Any], values: dict[Any, Any]) -> None:
+    table.clear()
+    table.update(values)
+
+
+def _put_environment(values: dict[str, str]) -> None:
+    for name in os.environ.keys() - values.keys():
+        del os.environ[name]
+    os.environ.update(values)
 
 
 def _inside(value: Any) -> Iterator[FunctionType | type]:
@@ -146,7 +229,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
 
 def _is_state(value: Any) -> bool:
     """Whether it is a value and no code: an object that can be called is one where a user wrote its class."""
-    if isinstance(value, (*_CODE, *_CLASS)):
+    if isinstance(value, (*_CODE, *_CLASS, ContextVar)):
         return False
     return not callable(value) or isinstance(value, nn.Module) or of_user(type(value).__module__)
 

@@ -6,7 +6,7 @@ now afterwards.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from robustbench_lite.run.places import Place, of_user, places_of
+from robustbench_lite.run.held import Roots, copies, shared
+from robustbench_lite.run.places import Place, places_of
 from robustbench_lite.system import System
 
 #: values of more bytes are not copied
@@ -50,7 +51,9 @@ class Pristine:
                 copied, values = _copied(system, kept, memo)
             except Exception as error:  # whatever a user's object says to being copied
                 return f"{system.name} cannot be copied: {type(error).__name__}: {error}".splitlines()[0]
-        left = tuple(place.name for place in every if place not in kept)
+        outside = tuple(place.name for place in every if place not in kept)
+        both = (_roots(system, kept, [place.get() for place in kept]), _roots(copied, kept, values))
+        left = (*outside, *shared(*both))
         return cls(system=copied, places=tuple(kept), values=values, left=left)
 
     def like(self, system: System) -> "Pristine":
@@ -71,19 +74,18 @@ class Pristine:
 
 def _copied(system: System, kept: list[Place], memo: dict[int, Any]) -> tuple[System, tuple[Any, ...]]:
     """All in one go, so that what two of them share is shared by their copies."""
-    memo = dict(memo)
-    willing = [module for whole in system.modules for module in whole.modules() if _copies_by_rule(module)]
-    for module in willing:  # a rule of the user's may hand out the module itself
-        memo[id(module)] = type(module).__new__(type(module))
-    for module in willing:
-        vars(memo[id(module)]).update(copy.deepcopy(vars(module), memo))
-    copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, tuple(place.get() for place in kept)), memo)
+    values = tuple(place.get() for place in kept)
+    memo = copies(_roots(system, kept, values), memo)
+    copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, values), memo)
     return copied
 
 
-def _copies_by_rule(module: nn.Module) -> bool:
-    """Whether a class of the user's says how it is copied."""
-    return any("__deepcopy__" in vars(kind) and of_user(kind.__module__) for kind in type(module).__mro__)
+def _roots(system: System, places: list[Place], values: Sequence[Any]) -> Roots:
+    """What a system calls, and what lies in places outside of it."""
+    parts = [(part, one.name) for one in system.purifiers for part in (one.apply, one.surrogate, one.derived)]
+    score = None if system.detector is None else system.detector.score
+    outside = [(value, place.name) for place, value in zip(places, values, strict=True)]
+    return [*((module, system.name) for module in system.modules), *parts, (score, "the detector"), *outside]
 
 
 def _can_be_copied(place: Place, memo: dict[int, Any]) -> bool:

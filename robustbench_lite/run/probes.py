@@ -139,21 +139,31 @@ def _of_attacks(
 
 
 def _of_detector(subject: Subject, chosen: torch.Tensor, threat: Threat, frame: pd.DataFrame) -> Diagnostic:
-    """Whether the detector's score has a slope; where it has none, what attacks without one make of the survivors."""
+    """Whether the detector's score has a slope; and what attacks without one make of the survivors.
+
+    Examples on the levels of the images are always tried: a slope that is there may belong to another part of the score.
+    """
     name = "detector-without-slope"
     if not len(chosen):
         return diagnostics.unchecked(name, "no sample is right on its clean image")
     told = detector_without_slope(subject, chosen, threat)
-    if told.status != "fired":
-        return told
     lost = (
         frame.loc[frame["broken"].astype(bool), "index"].to_numpy(dtype=np.int64)
         if len(frame)
         else np.empty(0, np.int64)
     )
     alive = chosen[torch.from_numpy(~np.isin(subject.indices[chosen.numpy()], lost))]
-    tries = [_by_scores(subject, alive, threat), _on_the_grid(subject, alive, threat)] if len(alive) else []
-    return replace(told, detail="; ".join(text for text in tries if text) or told.detail)
+    if not len(alive):
+        return told
+    broken, text = _on_the_grid(subject, alive, threat)
+    if told.status == "fired":
+        tries = [_by_scores(subject, alive, threat), text]
+        return replace(told, detail="; ".join(one for one in tries if one) or told.detail)
+    if len(broken) <= FEW * len(chosen):
+        return told
+    ran = _ran(replace(subject, adaptive=True), broken, resolve_attack(SECOND), threat)
+    share = 0.0 if ran.failed else int((~ran.rows["broken"].astype(bool)).sum()) / len(chosen)
+    return replace(told, status="fired", value=share, detail=f"{text}; {SECOND} does not") if share > FEW else told
 
 
 def _by_scores(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
@@ -167,20 +177,21 @@ def _by_scores(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
     return f"{attack}, which needs no slope, breaks {int(ran.rows['broken'].sum())} of {len(alive)} that are left"
 
 
-def _on_the_grid(subject: Subject, alive: torch.Tensor, threat: Threat) -> str:
-    """What becomes of these samples where the classifier alone is attacked and the examples lie on the images' levels."""
+def _on_the_grid(subject: Subject, alive: torch.Tensor, threat: Threat) -> tuple[torch.Tensor, str]:
+    """Which of these samples break where the classifier alone is attacked and the examples lie on the images' levels."""
     attack = resolve_attack(CLASSIFIER_ALONE)
-    if threat.norm != "Linf" or threat.goal == "targeted":
-        return ""
+    if threat.norm != "Linf" or not threat.eps or threat.goal == "targeted":
+        return alive[:0], ""
     ran = _ran(subject.plain, alive, attack, threat, keep=True)
     x, y, draws = subject.load(alive)
     held = [ran.examples.get(int(index)) for index in subject.indices[alive.numpy()]]
     adv = torch.stack([x[row] if one is None else torch.from_numpy(one).to(x.device) for row, one in enumerate(held)])
     shown = on_the_grid(x, adv, threat.radius)
     if shown is None:
-        return ""
+        return alive[:0], ""
     verdict = judge(subject.system, x, Goal(y=y), threat, shown, draws, subject.shapes, subject.sitting)
-    return f"examples of the classifier on the levels of the images break {int(verdict.broken.sum())} of {len(alive)}"
+    broken = alive[verdict.broken.cpu()]
+    return broken, f"examples of the classifier on the levels of the images break {len(broken)} of {len(alive)}"
 
 
 def _chosen(subject: Subject) -> torch.Tensor:

@@ -215,7 +215,7 @@ def _of_stage(place: int, tensors: Mapping[str, Tensor], figures: Mapping[str, f
 def _read(path: Path, key: str) -> pd.DataFrame:
     """The rows of a file; none if it cannot be read, or is not as it was written for the cell with this key."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path.absolute(), partitioning=None)
         sound = table.schema.equals(SCHEMA) and (table.schema.metadata or {}).get(_DIGEST) == hash_table(table).encode()
         if sound and _are_verdicts(rows := table.to_pandas(), key):
             return rows

@@ -66,7 +66,7 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def read_timings(folder: Path) -> pd.DataFrame:
     """timings.parquet, a row a cell; empty where there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        frame = printable_frame(pd.read_parquet(folder / "timings.parquet"))
+        frame = printable_frame(pd.read_parquet(folder.absolute() / "timings.parquet"))
         texts = frame[list(_TEXTS)]
         if (
             texts.map(lambda value: isinstance(value, str)).all(axis=None)

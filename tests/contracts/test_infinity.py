@@ -12,6 +12,7 @@ from robustbench_lite.attack import resolve_attack
 from robustbench_lite.objectives import Goal, choose_targets, cross_entropy, dlr, log_odds, margin, towards
 from robustbench_lite.oracle import NUDGE, STEEP, Needs, Oracle
 from robustbench_lite.randomness import Draws
+from robustbench_lite.run.answers import Answers
 from robustbench_lite.system import Outputs, System
 from robustbench_lite.threat import Threat
 
@@ -217,3 +218,11 @@ def test_towards_a_class_that_is_never_answered_there_is_no_nan() -> None:
         value = towards(objective, closed)(Outputs(scores=masked), Goal(y=y))
         (slope,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
         assert not bool(slope.isnan().any()), objective
+
+
+def test_rounding_is_no_other_answer_where_one_logit_alone_is_finite() -> None:
+    scores = torch.full((3, 4), -torch.inf)
+    scores[:, 1] = torch.tensor([3.0, 5.0, 40.0])
+    one, other = Answers(scores=scores), Answers(scores=scores * (1 + 1e-6))
+    assert float(one.apart(other).max()) < 1e-5
+    assert float(one.apart(Answers(scores=scores * 1.5)).min()) > 0.1

@@ -372,7 +372,7 @@ def main() -> None:
         for honest in GROUPS[name]():
             found = fired(honest)
             count += 1
-            hits.update(found)
+            hits.update(found.keys())
             for one in found.values():
                 print(f"FIRED {name}: {honest.name}: {one.name} {one.value:.3f} ({one.detail})", flush=True)
         print(f"      {name}: {count} runs so far", flush=True)

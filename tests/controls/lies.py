@@ -8,6 +8,7 @@ docs/diagnostics.md.
 import dataclasses
 import inspect
 import sys
+import threading
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,6 +156,27 @@ sys.modules["helper_of_lies"] = helper
 class MemoryInAnotherFile(Lie):
     def forward(self, x: Tensor) -> Tensor:
         return remembered(helper.SEEN, self.net, x)
+
+
+class MemoryOnAFunction(Lie):
+    def forward(self, x: Tensor) -> Tensor:
+        return remembered(vars(off_grid).setdefault("seen", []), self.net, x)
+
+
+class MemoryInTorch(Lie):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.seen_by_lies = getattr(torch, "seen_by_lies", [])  # type: ignore[attr-defined]
+        return remembered(torch.seen_by_lies, self.net, x)  # type: ignore[attr-defined]
+
+
+class MemoryOfTheThread(Lie):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = threading.local()
+        self.own.seen = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return remembered(self.own.seen, self.net, x)
 
 
 class CopiesAsItself(MemoryOfItsOwn):
@@ -333,6 +355,11 @@ def off_grid(x: Tensor) -> Tensor:
     return ((x * 16 - (x * 16).round()).abs() > 0.02).float().flatten(1).mean(1)
 
 
+def off_grid_with_a_slope(x: Tensor) -> Tensor:
+    """The same, with a little of a slope that leads elsewhere."""
+    return off_grid(x) + 0.01 * x.mean((1, 2, 3))
+
+
 def in_steps(x: Tensor) -> Tensor:
     """Roughness, in steps."""
     rough = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)) + (x[:, :, 1:] - x[:, :, :-1]).abs().mean((1, 2, 3))
@@ -469,6 +496,9 @@ CASES = [
     lie("memory in a default value", MemoryInADefault, STATE),
     lie("memory in a hook", MemoryInAHook, STATE),
     lie("memory in another file", MemoryInAnotherFile, STATE),
+    lie("memory on a function", MemoryOnAFunction, STATE),
+    lie("memory in torch", MemoryInTorch, STATE),
+    lie("memory of the thread", MemoryOfTheThread, STATE),
     lie("memory that copies as itself", CopiesAsItself, STATE),
     lie("cache of rounded images", Cache, f"{STATE} {MODE}"),
     lie("another network after 20 calls", lambda: CountsCalls(20), f"{STATE} {VARY} {ORDER} {MODE}"),
@@ -506,6 +536,12 @@ CASES = [
     lie("nobody checks", lambda: When(lambda x: not in_stack("probes", "consistency", "manners")), f"{MODE} {STATE}"),
     lie("an attack asks, but for checks", lambda: When(lambda x: in_stack("engine") and not in_stack("probes")), MODE),
     lie("a detector of images off the grid", trained, SLOPE, defense=guarded("lie-off-grid", off_grid, 0.05)),
+    lie(
+        "a detector of images off the grid with a slope",
+        trained,
+        SLOPE,
+        defense=guarded("lie-off-grid-slope", off_grid_with_a_slope, 0.02),
+    ),
     lie("a detector in steps", trained, SLOPE, defense=guarded("lie-in-steps", in_steps, 0.6)),
     lie("a detector with a made-up slope", trained, SLOPE, defense=guarded("lie-made-up", made_up, 0.3)),
     lie("a detector with a slope upside down", trained, SLOPE, defense=guarded("lie-upside-down", upside_down, 0.3)),

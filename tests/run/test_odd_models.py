@@ -179,3 +179,14 @@ def test_points_may_lie_in_memory_as_they_like() -> None:
     turned, plain = (run(attacks=attack) for attack in (Turned(restarts=1), Climb(restarts=1)))
     assert not turned.failed
     assert turned.records["margin"].tolist() == plain.records["margin"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_trace_is_evaluated_as_the_network_is() -> None:
+    net, x = two_layers().model, torch.rand((6, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    y = net(x).argmax(1)
+    plain, traced = (
+        rbl.evaluate(model, x, y, attacks=["fgsm"], threat="Linf:0.1").table["robust_acc"].tolist()
+        for model in (net, torch.jit.trace(net, x))  # type: ignore[no-untyped-call]
+    )
+    assert plain == traced

@@ -1,12 +1,17 @@
 """A copy of a system that was asked nothing: whatever a network remembers, the copy does not."""
 
+import functools
+import math
+import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -131,9 +136,79 @@ class CopiesAsItself(InAList):
         return self
 
 
+class OnAFunction(Counting):
+    def count(self) -> int:
+        noted = vars(counted)
+        noted["calls"] = noted.get("calls", 0) + 1
+        return int(noted["calls"])
+
+
+class OfTheThread(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = threading.local()
+        self.own.held = []
+
+    def count(self) -> int:
+        self.own.held.append(1)
+        return len(self.own.held)
+
+
+CONTEXT: ContextVar[list[int]] = ContextVar("held", default=[])  # noqa: B039
+
+
+class InTheContext(Counting):
+    def count(self) -> int:
+        CONTEXT.get().append(1)
+        return len(CONTEXT.get())
+
+
+class InAModuleOfOthers(Counting):
+    def count(self) -> int:
+        math.held_by_tests = [*getattr(math, "held_by_tests", []), 1]  # type: ignore[attr-defined]
+        return len(math.held_by_tests)  # type: ignore[attr-defined]
+
+
+class InTheEnvironment(Counting):
+    def count(self) -> int:
+        os.environ["RBL_TEST_CALLS"] = str(int(os.environ.get("RBL_TEST_CALLS", "0")) + 1)
+        return int(os.environ["RBL_TEST_CALLS"])
+
+
+class Box:
+    """Hands itself out where it is to be copied."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Box":
+        return self
+
+
+class InABox(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = Box()
+
+    def count(self) -> int:
+        self.box.held.append(1)
+        return len(self.box.held)
+
+
+class InAWeakTable(InABox):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = WeakValueDictionary({"box": self.box})
+
+    def count(self) -> int:
+        self.table["box"].held.append(1)
+        return len(self.table["box"].held)
+
+
 KINDS: list[Callable[[], Counting]] = [
     *(InItself, InABuffer, InAList, OnTheClass, InAGlobal, InAGlobalNumber, InAnotherFile, InADefault),
-    *(ThroughAFunction, InAClosure, CopiesAsItself),
+    *(ThroughAFunction, InAClosure, CopiesAsItself, OnAFunction, OfTheThread, InTheContext, InAModuleOfOthers),
+    *(InTheEnvironment, InABox, InAWeakTable),
 ]
 
 
@@ -227,3 +302,82 @@ def test_what_cannot_be_copied_is_told() -> None:
     assert isinstance(copied, Pristine)
     (name,) = copied.left
     assert name.endswith(".LOCK")
+
+
+class Cached(Counting):
+    """Adds what it is told at the first call and is told again later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls = 0
+
+        @functools.cache
+        def told() -> int:
+            return calls
+
+        def count() -> int:
+            nonlocal calls
+            calls += 1
+            return told()
+
+        self.counter = count
+
+    def count(self) -> int:
+        return self.counter()
+
+
+def test_caches_of_functions_are_emptied_for_the_copy() -> None:
+    system = system_of(Cached())
+    copied = Pristine.of(system)
+    assert isinstance(copied, Pristine)
+    assert [said(system), said(system)] == [1, 1]
+    with copied.back_then() as early:
+        assert said(early) == 1
+    assert said(system) == 3
+
+
+class Single:
+    """An object of which there is one."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []
+
+    def __reduce__(self) -> str:
+        return "SINGLE"
+
+
+SINGLE = Single()
+
+
+class InASingle(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["single"] = SINGLE
+
+    def count(self) -> int:
+        return len(self.single.held)
+
+
+def test_what_the_copy_shares_is_told() -> None:
+    copied = Pristine.of(system_of(InASingle()))
+    assert isinstance(copied, Pristine)
+    assert copied.left == ("model.single", "model.single.held")
+
+
+def generated() -> Iterator[int]:
+    yield from range(10**9)
+
+
+class Generates(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = generated()
+
+    def count(self) -> int:
+        return next(self.numbers)
+
+
+def test_a_generator_cannot_be_copied() -> None:
+    refused = Pristine.of(system_of(Generates()))
+    assert isinstance(refused, str)
+    assert "generator" in refused
