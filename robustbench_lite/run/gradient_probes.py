@@ -76,27 +76,33 @@ def loss_stands_still(subject: Subject, chosen: Tensor, threat: Threat) -> Diagn
 
 
 def gradients_mislead(subject: Subject, chosen: Tensor, threat: Threat) -> Diagnostic:
-    """How far the gradient is from the slope that the answers show along it: the median of |measured / told - 1|."""
+    """How far the gradient is from the slope that the answers show along it: the median of |measured / told - 1|.
+
+    Samples with an infinite slope are left out: no step is short enough to show one.
+    """
     name = "gradients-mislead"
     if subject.adaptive and (subject.fast.differentiable_as or any(part.hidden for part in subject.fast.purifiers)):
         return diagnostics.unchecked(name, "the adversary differentiates a stand-in on purpose")
     if subject.system.randomised:
         return diagnostics.unchecked(name, "two answers to one image differ, so no slope can be measured")
 
-    def error(x: Tensor, y: Tensor, asked: Asked) -> Tensor:
-        grad = asked(x, margin)[1].double()
-        size = row_sum(grad * grad).sqrt()
-        way = grad / along(size.clamp(min=1e-30), grad) * REACH
-        up, down = ((x.double() + sign * way).float() for sign in (1, -1))
-        # Where the box is left on the way, the slope is that of the model's own continuation.
-        rise = asked(up, margin)[0].double() - asked(down, margin)[0].double()
-        return (rise / (2 * REACH * size) - 1).abs().nan_to_num(nan=torch.inf)
-
+    errors = list[Tensor]()
     try:
-        errors = torch.cat(list(_asked(subject, chosen, threat, error)))
+        for oracle, x, _, _, count in oracles(subject, chosen, threat):
+            grad = query(oracle, x, margin)[1].double()
+            infinite = oracle.infinite
+            size = row_sum(grad * grad).sqrt()
+            way = grad / along(size.clamp(min=1e-30), grad) * REACH
+            # Where the box is left on the way, the slope is that of the model's own continuation.
+            up, down = (query(oracle, (x.double() + sign * way).float(), margin)[0].double() for sign in (1, -1))
+            error = ((up - down) / (2 * REACH * size) - 1).abs().nan_to_num(nan=torch.inf)
+            errors.append(error[:count][~infinite[:count]])
     except NoGradientError as refused:
         return diagnostics.unchecked(name, str(refused))
-    return diagnostics.judged(name, float(errors.median()), len(chosen))
+    every = torch.cat(errors)
+    if not len(every):
+        return diagnostics.unchecked(name, "the slope is infinite at every sample")
+    return diagnostics.judged(name, float(every.median()), len(every))
 
 
 def differentiates_inside(subject: Subject, chosen: Tensor) -> Diagnostic:
