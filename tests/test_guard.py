@@ -144,7 +144,7 @@ def test_the_other_systems_of_a_plan_go_on(tmp_path: Path, monkeypatch: pytest.M
 
     plan = Plan(models=("bad.py:make", "linear"), defenses=("none",), attacks=("fgsm",), samples="first:20")
     result = run(plan, out=tmp_path / "run")
-    assert list(result.failed) == ["fgsm on bad.py:make, none, Linf:0.2"]
+    assert list(result.failed) == ["fgsm on bad.py:make, Linf:0.2"]
     rows = result.table.set_index("model").query("attack == 'worst-case'")
     assert rows.loc["linear", "n"] == rows.loc["bad.py:make", "n"] == 20
     assert rows["robust_acc"].notna().tolist() == [False, True]

@@ -94,15 +94,15 @@ def fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path,
     Raises:
         UserError: no name begins with the prefix, several networks fit, or there are constants of several normalisations.
     """
-    names, cut = _cut(weights, prefix, path)
+    names, head = _cut(weights, prefix, path)
     match = _best(names, own, weights, path)
     keys = match.keys(names)
     constants, spent = constants_in(
-        weights, {key for name, key in keys.items() if name in own}, cut + match.prefix, path
+        weights, {key for name, key in keys.items() if name in own}, head + match.prefix, path
     )
     keys = {name: key for name, key in keys.items() if key not in spent}
     used = set(keys.values())
-    whole = cut + match.prefix
+    whole = head + match.prefix
     return Fit(
         weights={name: weights[key] for name, key in keys.items()},
         keys=keys,

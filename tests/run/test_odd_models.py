@@ -93,7 +93,7 @@ def test_a_model_outside_torch_can_be_asked_for_labels() -> None:
     model, x, y = module_and_images()
     foreign = Around(model, before=lambda images: torch.from_numpy(images.numpy().copy()))
     result = rbl.evaluate(foreign, x, y, attacks=["noise:draws=10", "fgsm"], threat="Linf:0.1")
-    assert list(result.failed) == ["fgsm on Around, none, Linf:0.1"]
+    assert list(result.failed) == ["fgsm on Around, Linf:0.1"]
     status = result.diagnostics.set_index("diagnostic")["status"]
     assert {status[name] for name in ("zero-gradients", "survives-unbounded-eps")} == {"unchecked"}
     assert result.table.iloc[0]["robust_acc"] < 1
