@@ -64,7 +64,7 @@ def test_a_killed_cascade_goes_on_at_the_next_stage_and_ends_in_the_same_bytes(t
     assert contents(folder) == expected
     assert not list(folder.rglob("stages.safetensors")), "what a cascade keeps while it runs is there no longer"
     again = rows_of_stages(tmp_path / "killed.log")
-    # a kill loses what was under way, on a busy machine two micro-batches; without the file of finished stages the first stage would
+    # a kill loses what was under way, two micro-batches on a busy machine; without the file of finished stages the first would
     # begin anew, each time, for all that it has not broken
     for stage, rows in straight.items():
         assert again[stage] <= rows + 64 * killed, (stage, straight, again)
