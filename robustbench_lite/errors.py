@@ -48,7 +48,7 @@ def cause_of(error: BaseException) -> str:
     Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's) or begin with a heading
     of torch's: there the cause stands at the end. What C++ adds of its own stack, and torch's advice, is left out.
     """
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in words_of(error).splitlines()]
     lines = [line for line in lines if line and not line.startswith((*_STACK, *_ADVICE))]
     name = type(error).__name__
     if not lines:
@@ -56,6 +56,14 @@ def cause_of(error: BaseException) -> str:
     ends = lines[0].startswith(_HEADINGS) or any("Traceback" in one for one in lines)
     line = lines[-1] if ends else lines[0]
     return cut(line if line.startswith(f"{name}:") else f"{name}: {line}")
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says of itself; nothing where it fails at that, too."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def cut(text: object, most: int = ECHO) -> str:

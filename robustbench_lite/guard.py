@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import torch
 
-from robustbench_lite.errors import CapabilityError, ModelError, PluginError, UserError, cause_of
+from robustbench_lite.errors import CapabilityError, ModelError, PluginError, UserError, cause_of, words_of
 
 #: errors that say already what they mean
 _UNDERSTOOD = (UserError, ModelError, PluginError, CapabilityError, torch.OutOfMemoryError)
@@ -27,7 +27,7 @@ class calling:  # noqa: N801  # a context, used like a function
         what: whose code it is, as a message says it.
 
     Raises:
-        ModelError: it raised anything, or asked for the end of the process.
+        ModelError: it raised anything but Ctrl-C, or asked for the end of the process.
         torch.OutOfMemoryError: there was not enough memory, on the CPU as on a GPU.
     """
 
@@ -39,7 +39,7 @@ class calling:  # noqa: N801  # a context, used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, (Exception, SystemExit)) or isinstance(error, _UNDERSTOOD):
+        if error is None or isinstance(error, (KeyboardInterrupt, *_UNDERSTOOD)):
             return
         if is_memory_error(error):
             raise torch.OutOfMemoryError(cause_of(error)) from error
@@ -50,7 +50,7 @@ def is_memory_error(error: BaseException) -> bool:
     """Whether an exception means that there was not enough memory, on a GPU or on the CPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in words_of(error) for sign in _MEMORY)
 
 
 @contextmanager

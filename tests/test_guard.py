@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,22 @@ class OddError(BaseException):
     """Not even an Exception."""
 
 
+class MuteError(Exception):
+    """Fails at saying what it is."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
 @pytest.mark.parametrize(
     "error, told",
     [
         (KeyError("x"), "the model raised KeyError: 'x'"),
         (AssertionError(), "the model raised AssertionError"),
         (SystemExit(0), "the model raised SystemExit: 0"),
+        (OddError("odd"), "the model raised OddError: odd"),
+        (GeneratorExit(), "the model raised GeneratorExit"),
+        (MuteError(), "the model raised MuteError"),
         (RuntimeError("one\n\ntwo"), "the model raised RuntimeError: one"),
         (RuntimeError("failed.\nTraceback of TorchScript (most recent call last):\n  x\nRuntimeError: sizes"),
          "the model raised RuntimeError: sizes"),
@@ -99,6 +110,35 @@ def raises(error: BaseException) -> Callable[[], object]:
 
 def leaves() -> None:
     os._exit(0)
+
+
+class Backward(torch.autograd.Function):
+    """Fails where gradients are taken."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, slope: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+
+def test_a_gradient_that_fails_costs_the_attacks_that_take_it() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 20)
+    network = system.model
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = network(Backward.apply(x))
+            return scores
+
+    result = rbl.evaluate(Model(), x, y, attacks=["noise:draws=2", "fgsm"], threat="Linf:0.0203")
+    assert result.failed == {"fgsm on Model, Linf:0.0203": "Model raised SystemExit: 0"}
+    rows = result.table.set_index("attack")["robust_acc"]
+    assert rows.notna()["noise:draws=2"]
+    assert rows.isna()["fgsm"]
 
 
 THEN: dict[str, Callable[[], object]] = {

@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except (BrokenPipeError, SystemExit) as error:
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
-            raise
+            # ours are returned, not raised: code of the user's wanted to end the program
+            complain(f"code that was called ended the program by {cause_of(error)}")
+            return MISTAKE
         # who reads our output has had enough (`rbl list attacks | head -1`); nothing is left to be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError, unknown
+from robustbench_lite.guard import calling
 from robustbench_lite.randomness import Draws
 from robustbench_lite.system import System
 
@@ -192,7 +193,8 @@ def _slope(system: System, x: Tensor, k: Tensor, draws: Draws, index: int) -> Te
         chosen = scores.gather(1, k[:, None]).sum()
         if not chosen.requires_grad:
             raise UserError(f"no gradient comes through {system.name}, so it has no saliency; take method=occlusion")
-        (found,) = torch.autograd.grad(chosen, leaf)
+        with calling(system.name):
+            (found,) = torch.autograd.grad(chosen, leaf)
     return found
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from robustbench_lite.errors import cause_of
+from robustbench_lite.guard import calling
 from robustbench_lite.run.held import Roots, copies, shared
 from robustbench_lite.run.places import Place, places_of
 from robustbench_lite.system import System
@@ -50,7 +52,7 @@ class Pristine:
             try:
                 copied, values = _copied(system, kept, memo)
             except Exception as error:  # whatever a user's object says to being copied
-                return f"{system.name} cannot be copied: {type(error).__name__}: {error}".splitlines()[0]
+                return f"{system.name} cannot be copied: {cause_of(error.__cause__ or error)}"
         outside = tuple(place.name for place in every if place not in kept)
         both = (_roots(system, kept, [place.get() for place in kept]), _roots(copied, kept, values))
         left = (*outside, *shared(*both))
@@ -76,7 +78,8 @@ def _copied(system: System, kept: list[Place], memo: dict[int, Any]) -> tuple[Sy
     """All in one go, so that what two of them share is shared by their copies."""
     values = tuple(place.get() for place in kept)
     memo = copies(_roots(system, kept, values), memo)
-    copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, values), memo)
+    with calling(system.name):
+        copied: tuple[System, tuple[Any, ...]] = copy.deepcopy((system, values), memo)
     return copied
 
 
@@ -90,7 +93,8 @@ def _roots(system: System, places: list[Place], values: Sequence[Any]) -> Roots:
 
 def _can_be_copied(place: Place, memo: dict[int, Any]) -> bool:
     try:
-        copy.deepcopy(place.get(), dict(memo))
+        with calling(place.name):
+            copy.deepcopy(place.get(), dict(memo))
     except Exception:  # whatever a user's object says to being copied
         return False
     return True

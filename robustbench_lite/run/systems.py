@@ -25,7 +25,7 @@ from robustbench_lite.specs import system_name
 from robustbench_lite.system import Observed, System
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
-from robustbench_lite.zoo.base import ask
+from robustbench_lite.zoo.base import ask, loading
 from robustbench_lite.zoo.compat import handling_of
 from robustbench_lite.zoo.given import as_network
 
@@ -203,16 +203,23 @@ def borrowed(model: object, data: Dataset | None, device: torch.device) -> Itera
         yield model
         return
     name = name_of(model)
-    network, kind = as_network(model, name)
+    with loading(name):
+        network, kind = as_network(model, name)
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
-    modes = {part: part.training for part in network.modules() if hasattr(part, "training")}  # a frozen script has none
-    flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
-    home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    with loading(name):
+        modes = {
+            part: part.training for part in network.modules() if hasattr(part, "training")
+        }  # not of frozen scripts
+        flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
+        home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     try:
-        yield _system_of(network.to(device), name, kind, data, device)
+        with loading(name):
+            moved = network.to(device)
+        yield _system_of(moved, name, kind, data, device)
     finally:
-        network.to(home)
+        with loading(name):
+            network.to(home)
         for part, training in modes.items():
             part.training = training
         for parameter, flag in flags.items():
@@ -225,11 +232,12 @@ def _system_of(network: nn.Module, name: str, kind: str, data: Dataset, device: 
     handling = handling_of(network, x, name, default_shapes(device, None, data.shape).most)
     model = handling.around(network)
     scores = ask(model, x, name)
-    loading = {**({"made": kind} if kind else {}), **handling.notes()}
-    return System(
-        model=model,
-        num_classes=scores.shape[1],
-        input_shape=data.shape,
-        name=name,
-        notes={"loading": loading} if loading else {},
-    )
+    told = {**({"made": kind} if kind else {}), **handling.notes()}
+    with loading(name):
+        return System(
+            model=model,
+            num_classes=scores.shape[1],
+            input_shape=data.shape,
+            name=name,
+            notes={"loading": told} if told else {},
+        )

@@ -12,6 +12,7 @@ from torch import nn
 from robustbench_lite.cores import asked_threads, usable_cores
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import ModelError
+from robustbench_lite.guard import calling
 from robustbench_lite.training.layout import tiny
 
 #: images of one timing, and how often each number of threads is timed: the fastest counts
@@ -71,7 +72,8 @@ def _timed(network: nn.Module, x: torch.Tensor, count: int) -> float:
         with torch.random.fork_rng(devices=[]):
             started = time.perf_counter()
             leaf = x.clone().requires_grad_(True)
-            torch.autograd.grad(network(leaf).sum(), leaf, allow_unused=True)
+            with calling("the network"):
+                torch.autograd.grad(network(leaf).sum(), leaf, allow_unused=True)
             return time.perf_counter() - started
     finally:
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from robustbench_lite.guard import calling
 from robustbench_lite.objectives import Goal, cross_entropy
 from robustbench_lite.randomness import Draws
 from robustbench_lite.run import clocks
@@ -50,7 +51,7 @@ def measure(subject: "Subject") -> Units:
             x, y, draws = subject.load(rows)
             forward = _least(lambda: _answer(subject, x, draws), device)
             both = _least(lambda: _slope(subject, x, y, draws), device)
-        except (Exception, SystemExit):  # no number depends on it
+        except Exception:  # no number depends on it
             return Units(forward=math.nan, gradient=math.nan)
     return Units(forward=forward / count, gradient=max(both - forward, 0.0) / count)
 
@@ -66,7 +67,8 @@ def _slope(subject: "Subject", x: Tensor, y: Tensor, draws: Draws) -> bool:
     loss = cross_entropy(subject.system(leaf, draws, 0), Goal(y=y)).sum()
     if not loss.requires_grad:
         return False
-    torch.autograd.grad(loss, leaf, allow_unused=True)
+    with calling(subject.system.name):
+        torch.autograd.grad(loss, leaf, allow_unused=True)
     return True
 
 

@@ -1,6 +1,7 @@
 """What a model source gives: a network from pixels in [0, 1] to logits, with its normalisation inside."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def probe_images(module: nn.Module, input_shape: Shape, count: int = 2) -> Tenso
     return torch.full((count, *input_shape), 0.5, device=device)
 
 
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Inside, a network is looked at, moved or set to a mode: methods of the user's class may be called.
+
+    Raises:
+        UserError: whatever they raise, in a sentence. torch.OutOfMemoryError: there was not enough memory.
+    """
+    try:
+        with calling(name):
+            yield
+    except ModelError as error:
+        raise UserError(str(error)) from error
+
+
 def ask(module: nn.Module, x: Tensor, name: str) -> Any:
     """What the module says of x (n, c, h, w), without gradients.
 
@@ -121,7 +136,10 @@ def ask(module: nn.Module, x: Tensor, name: str) -> Any:
 
 def kind_of(value: object) -> str:
     """What a model answered, for a message: the shape of a tensor, else the type."""
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    odd = "meta" if value.is_meta else "sparse" if value.layout != torch.strided else ""
+    return f"a {odd} tensor {tuple(value.shape)}" if odd else str(tuple(value.shape))
 
 
 def by(shape: tuple[int, ...]) -> str:

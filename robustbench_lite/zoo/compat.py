@@ -6,23 +6,24 @@ network stays as it is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError
-from robustbench_lite.guard import is_memory_error
-from robustbench_lite.zoo.base import ask, kind_of
+from robustbench_lite.errors import UserError, cause_of
+from robustbench_lite.zoo.base import ask, kind_of, loading
 from robustbench_lite.zoo.given import LIBRARIES, FunctionNetwork, set_mode
 
 #: rows and values of the largest batch that a network is tried on: what a run on a CPU shows at once
 _ROWS, _FEWEST_ROWS, _VALUES = 512, 33, 1 << 18
 #: sizes that networks are made for: every small one of a graph, where sizes are fixed; the usual ones of Python code
 _GRAPH_SIZES = (*range(3, 65), 96, 100, 128, 200, 256, 512)
-_CODE_SIZES = (3, 4, 5, 6, 8, 10, 16, 20, 32, 50, 64, 100, 128)
+_CODE_SIZES = (*range(3, 17), 20, 32, 50, 64, 100, 128)
+#: in what is raised: another number of images does not mend it
+_HOPELESS = ("channels, but got", "does not fit into the memory")
 _GRAPHS = (torch.jit.ScriptModule, torch.fx.GraphModule)
 
 
@@ -130,7 +131,8 @@ def handling_of(
     Raises:
         UserError: it answers no number of images, or with no logits.
     """
-    handling = Handling(fixed=set_mode(network, False) or _stays_trainable(network))
+    with loading(name):
+        handling = Handling(fixed=set_mode(network, False) or _stays_trainable(network))
     sizes: tuple[int, ...] = (2,)
     if _may_mind_sizes(network):
         sizes = (2, 1, largest or max(_FEWEST_ROWS, min(_ROWS, _VALUES // max(math.prod(image.shape), 1))))
@@ -163,10 +165,11 @@ def _ordinary(network: nn.Module, image: Tensor, size: int) -> bool:
     """Whether so many images are answered as they should be, and left alone."""
     x = _batch(image, size)
     try:
-        with torch.no_grad():
-            scores = network(x)
-    except (Exception, SystemExit) as error:
-        return is_memory_error(error) and size > 2
+        scores = ask(network, x, "")
+    except torch.OutOfMemoryError:
+        return size > 2
+    except UserError:
+        return False
     return isinstance(scores, Tensor) and _logits(scores, size) and not _changed(x, image)
 
 
@@ -193,10 +196,13 @@ def _first_answer(network: nn.Module, image: Tensor, name: str, handling: Handli
             except UserError as error:
                 trouble = trouble or error
                 continue
-            if _rows(answer) == size:
+            except torch.OutOfMemoryError as error:
+                trouble = UserError(f"{name} does not fit into the memory of {image.device}: {cause_of(error)}")
+                continue
+            if _rows(answer, size) == size:
                 return replace(handling, dtype=dtype), size
             trouble = trouble or _no_logits(name, answer, size)
-        if trouble is not None and "channels, but got" in str(trouble):  # another size does not mend that
+        if size == 1 and trouble is not None and any(sign in str(trouble) for sign in _HOPELESS):
             break
     assert trouble is not None
     raise trouble
@@ -282,14 +288,23 @@ def _changed(x: Tensor, image: Tensor) -> bool:
 
 
 def _logits(scores: Tensor, size: int) -> bool:
-    return scores.dim() == 2 and len(scores) == size and scores.shape[1] > 1 and scores.is_floating_point()
+    dense = scores.layout == torch.strided and not scores.is_meta
+    return dense and scores.dim() == 2 and len(scores) == size and scores.shape[1] > 1 and scores.is_floating_point()
 
 
-def _rows(answer: Any) -> int | None:
-    """How many images an answer is for; None where no logits are found in it."""
+def _rows(answer: Any, size: int) -> int | None:
+    """How many images an answer to `size` images is for; None where no logits are found in it, or only row by row."""
+    if isinstance(answer, (tuple, list)) and len(answer) == size and _row_by_row(answer):
+        return None
     where = _place_of_logits(answer)
     scores = None if where is None else _picked(answer, where)
     return len(scores) if isinstance(scores, Tensor) and scores.dim() in (1, 2) else None
+
+
+def _row_by_row(answer: Sequence[Any]) -> bool:
+    """Whether it holds vectors of one length, as where a batch of logits was taken apart."""
+    shapes = {part.shape if isinstance(part, Tensor) and part.dim() == 1 else None for part in answer}
+    return len(shapes) == 1 and None not in shapes
 
 
 def _place_of_logits(answer: Any) -> str | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import robustbench_lite.cli.app as cli_app
+
 Here = Callable[..., int]
 Rbl = Callable[..., object]
 
@@ -230,3 +232,14 @@ def test_a_pickle_is_refused_and_its_payload_not_run(
     assert here("evaluate", "--model", "checkpoint:net.pt", "--defense", "none") == 2
     assert "pickle" in capsys.readouterr().err
     assert not (tmp_path / "payload-was-run").exists()
+
+
+def test_code_that_ends_the_program_does_not_end_it_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(**_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(cli_app, "app", ends)
+    assert cli_app.main([]) == 2
+    assert capsys.readouterr().err.strip() == "rbl: code that was called ended the program by SystemExit: 0"

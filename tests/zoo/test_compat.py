@@ -57,6 +57,18 @@ class Sized(nn.Module):
         return answer
 
 
+class Overridden(Wrapped):
+    """A method of a module's fails."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+
+        def fails(*_: Any, **__: Any) -> None:
+            raise AssertionError(method)
+
+        self.__dict__[method] = fails
+
+
 class Four(nn.Module):
     """Its shape is written into the code, as converters from other formats do."""
 
@@ -93,6 +105,7 @@ GIVEN: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "code in place": (lambda: Wrapped(darker_in_place), COPY),
     "script in place": (lambda: torch.jit.trace(nn.Sequential(nn.ReLU(inplace=True), plain()), X[:3]), COPY),
     "at most 16 images": (lambda: Sized(lambda n: n <= 16), {"batch": "at most 16 images at a time"}),
+    "exactly 7 images": (lambda: Sized(lambda n: n == 7), {"batch": "exactly 7 images at a time"}),
     "one image": (lambda: Sized(lambda n: n == 1), {"batch": "one image at a time"}),
     "exactly 8 images": (lambda: Sized(lambda n: n == 8), {"batch": "exactly 8 images at a time"}),
     "3 to 20 images": (lambda: Sized(lambda n: 3 <= n <= 20), {"batch": "at least 3 and at most 20 images at a time"}),
@@ -172,6 +185,15 @@ def test_an_evaluation_of_an_odd_network_is_that_of_the_plain_one(name: str) -> 
     assert loading == GIVEN[name][1]
 
 
+def test_memory_for_one_image_is_enough() -> None:
+    options: dict[str, Any] = {"attacks": ["fgsm"], "threat": "Linf:0.05", "diagnostics": False}
+    y = plain()(X).argmax(1)
+    expected = rbl.evaluate(plain(), X, y, **options)
+    found = rbl.evaluate(Wrapped(lambda x: x if len(x) < 2 else torch.empty(10**13)), X, y, **options)
+    assert not found.failed
+    assert found.records["broken"].tolist() == expected.records["broken"].tolist()
+
+
 def test_modes_and_gradient_flags_are_given_back() -> None:
     inner = plain().train()
     given = functools.partial(lambda net, x: net(x)[:, :10], inner)
@@ -189,7 +211,9 @@ def test_modes_and_gradient_flags_are_given_back() -> None:
 def test_one_logit_tells_two_classes_apart() -> None:
     net = plain(1)
     y = (net(X)[:, 0] > 0).long()
-    for given in (net, Wrapped(net=net, after=lambda scores: scores[:, 0]), lambda x: net(x)):
+    each = Wrapped(net=net, after=lambda scores: scores[:, 0])
+    pair = Wrapped(net=net, after=lambda scores: (scores[:, 0], -scores[:, 0]))
+    for given in (net, each, lambda x: net(x), lambda x: pair(x)[0]):
         with borrowed(given, from_tensors(X, y), torch.device("cpu")) as system:
             assert system is not None
             assert system.num_classes == 2
@@ -209,6 +233,16 @@ def test_one_logit_tells_two_classes_apart() -> None:
         (lambda: Wrapped(after=lambda scores: scores.argmax(1)), "answers with torch.int64; accepted: logits"),
         (lambda: Wrapped(after=lambda scores: {"a": scores}), "a dict with the keys 'a'; accepted: .* with .logits"),
         (lambda: Wrapped(after=lambda scores: scores.detach().numpy()), "answers two images with a ndarray"),
+        (lambda: Wrapped(after=lambda scores: list(scores)), "answers two images with a list; accepted"),
+        (lambda: Wrapped(after=torch.unbind), "answers two images with a tuple; accepted"),
+        (lambda: Wrapped(after=torch.Tensor.to_sparse), r"with a sparse tensor \(2, 10\); accepted"),
+        (lambda: Wrapped(after=lambda scores: scores.to("meta")), r"with a meta tensor \(2, 10\); accepted"),
+        (lambda: Overridden("train"), "Overridden raised AssertionError: train"),
+        (lambda: Overridden("eval"), "Overridden raised AssertionError: eval"),
+        (lambda: Overridden("to"), "Overridden raised AssertionError: to"),
+        (lambda: Overridden("parameters"), "Overridden raised AssertionError: parameters"),
+        (lambda: Overridden("requires_grad_"), "Overridden raised AssertionError: requires_grad_"),
+        (lambda: Wrapped(lambda x: torch.empty(10**13)), "does not fit into the memory of cpu"),
         (lambda: Wrapped(after=lambda scores: scores[..., None, None]), r"with \(2, 10, 1, 1\); accepted"),
         (lambda: Wrapped(lambda x: x.reshape(-1, 3, 8, 8)), "cannot take images 1x8x8: RuntimeError: shape"),
         (lambda: Wrapped(lambda x: exit("bye")), "cannot take images 1x8x8: SystemExit: bye"),
