@@ -48,7 +48,11 @@ def cause_of(error: BaseException) -> str:
     Of several lines the last one counts where they are a traceback (TorchScript's, a subprocess's) or begin with a heading
     of torch's: there the cause stands at the end. What C++ adds of its own stack, and torch's advice, is left out.
     """
-    lines = [line.strip() for line in str(error).splitlines()]
+    try:
+        said = str(error)
+    except Exception:  # a user's own exception may fail even here
+        said = ""
+    lines = [line.strip() for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith((*_STACK, *_ADVICE))]
     name = type(error).__name__
     if not lines:

@@ -39,7 +39,7 @@ class calling:  # noqa: N801  # a context, used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, (Exception, SystemExit)) or isinstance(error, _UNDERSTOOD):
+        if error is None or isinstance(error, (KeyboardInterrupt, *_UNDERSTOOD)):
             return
         if is_memory_error(error):
             raise torch.OutOfMemoryError(cause_of(error)) from error

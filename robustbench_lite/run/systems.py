@@ -207,7 +207,8 @@ def borrowed(model: object, data: Dataset | None, device: torch.device) -> Itera
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
     modes = {part: part.training for part in network.modules() if hasattr(part, "training")}  # a frozen script has none
-    flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    made = (parameter for parameter in network.parameters() if not nn.parameter.is_lazy(parameter))
+    flags = {parameter: parameter.requires_grad for parameter in made}
     home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
     try:
         yield _system_of(network.to(device), name, kind, data, device)

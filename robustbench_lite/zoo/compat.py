@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, cause_of
 from robustbench_lite.guard import is_memory_error
-from robustbench_lite.zoo.base import ask, kind_of
+from robustbench_lite.zoo.base import ask, by, kind_of
 from robustbench_lite.zoo.given import LIBRARIES, FunctionNetwork, set_mode
 
 #: rows and values of the largest batch that a network is tried on: what a run on a CPU shows at once
@@ -130,6 +130,10 @@ def handling_of(
     Raises:
         UserError: it answers no number of images, or with no logits.
     """
+    if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
+        raise UserError(
+            f"{name} has lazy layers whose weights are not made yet; show it one batch of images, and train it"
+        )
     handling = Handling(fixed=set_mode(network, False) or _stays_trainable(network))
     sizes: tuple[int, ...] = (2,)
     if _may_mind_sizes(network):
@@ -165,7 +169,9 @@ def _ordinary(network: nn.Module, image: Tensor, size: int) -> bool:
     try:
         with torch.no_grad():
             scores = network(x)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return is_memory_error(error) and size > 2
     return isinstance(scores, Tensor) and _logits(scores, size) and not _changed(x, image)
 
@@ -193,6 +199,9 @@ def _first_answer(network: nn.Module, image: Tensor, name: str, handling: Handli
             except UserError as error:
                 trouble = trouble or error
                 continue
+            except torch.OutOfMemoryError as error:  # fewer images may fit
+                trouble = trouble or _no_memory(name, image, error)
+                continue
             if _rows(answer) == size:
                 return replace(handling, dtype=dtype), size
             trouble = trouble or _no_logits(name, answer, size)
@@ -200,6 +209,11 @@ def _first_answer(network: nn.Module, image: Tensor, name: str, handling: Handli
             break
     assert trouble is not None
     raise trouble
+
+
+def _no_memory(name: str, image: Tensor, error: Exception) -> UserError:
+    why = cause_of(error.__cause__ or error)
+    return UserError(f"there is not enough memory to show {name} one image {by(tuple(image.shape[1:]))}: {why}")
 
 
 def _likely_sizes(network: nn.Module) -> tuple[int, ...]:
