@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from robustbench_lite.guard import calling
 from robustbench_lite.objectives import Goal, margin
 from robustbench_lite.run.exact import exact_math
 from robustbench_lite.system import Observed, System
@@ -113,7 +114,8 @@ def _margins(system: System, x: Tensor, labels: Tensor | None) -> tuple[Tensor, 
     outputs = system(leaf)
     labels = outputs.prediction() if labels is None else labels
     value = margin(outputs, Goal(y=labels))
-    (grad,) = torch.autograd.grad(value.sum(), leaf)
+    with calling(system.name):  # a layer's own backward
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
     return labels, value.detach(), grad
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from robustbench_lite.guard import calling
 from robustbench_lite.objectives import Goal, cross_entropy
 from robustbench_lite.system import System
 
@@ -131,5 +132,6 @@ def _bits(system: System, x: Tensor, grads: bool = True) -> Tensor:
     value = cross_entropy(outputs, Goal(y=outputs.prediction())).sum()
     if not value.requires_grad:
         return scores
-    (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    with calling(system.name):  # a layer's own backward
+        (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
     return scores if grad is None else torch.cat((scores, grad.flatten(1)), 1)

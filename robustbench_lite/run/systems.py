@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from robustbench_lite import zoo
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.defense import Workshop, resolve_defense
-from robustbench_lite.errors import UserError, cut
+from robustbench_lite.errors import ModelError, UserError, cut
 from robustbench_lite.escaping import printable
-from robustbench_lite.guard import calling
+from robustbench_lite.guard import calling, told
 from robustbench_lite.results.loading import loading_text
 from robustbench_lite.run.build import defended_system
 from robustbench_lite.run.dataset import load_data
@@ -206,18 +206,38 @@ def borrowed(model: object, data: Dataset | None, device: torch.device) -> Itera
     network, kind = as_network(model, name)
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
-    modes = {part: part.training for part in network.modules() if hasattr(part, "training")}  # a frozen script has none
-    made = (parameter for parameter in network.parameters() if not nn.parameter.is_lazy(parameter))
-    flags = {parameter: parameter.requires_grad for parameter in made}
-    home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    with _asked(name):
+        # a frozen script has no modes
+        modes = {part: part.training for part in network.modules() if hasattr(part, "training")}
+        made = (parameter for parameter in network.parameters() if not nn.parameter.is_lazy(parameter))
+        flags = {parameter: parameter.requires_grad for parameter in made}
+        home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+        network = network.to(device)
     try:
-        yield _system_of(network.to(device), name, kind, data, device)
+        with _asked(name):
+            system = _system_of(network, name, kind, data, device)
+        yield system
     finally:
-        network.to(home)
+        with _asked(name):
+            network.to(home)
         for part, training in modes.items():
             part.training = training
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _asked(name: str) -> Iterator[None]:
+    """Inside, a user's network is looked at; whatever it raises is why it cannot be evaluated.
+
+    Raises:
+        UserError: it raised.
+    """
+    try:
+        with calling(name):
+            yield
+    except (ModelError, torch.OutOfMemoryError) as error:
+        raise UserError(told(error)) from error
 
 
 def _system_of(network: nn.Module, name: str, kind: str, data: Dataset, device: torch.device) -> System:
