@@ -147,6 +147,8 @@ THEN: dict[str, Callable[[], object]] = {
     "KeyError": raises(KeyError("layer")),
     "StopIteration": raises(StopIteration()),
     "RecursionError": raises(RecursionError()),
+    "OddError": raises(OddError()),
+    "MuteError": raises(MuteError()),
     "os._exit": leaves,
 }
 
@@ -188,3 +190,66 @@ def test_the_other_systems_of_a_plan_go_on(tmp_path: Path, monkeypatch: pytest.M
     rows = result.table.set_index("model").query("attack == 'worst-case'")
     assert rows.loc["linear", "n"] == rows.loc["bad.py:make", "n"] == 20
     assert rows["robust_acc"].notna().tolist() == [False, True]
+
+
+class FailsAt(nn.Module):
+    """Answers images, and raises where another method of its own is called."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.network = two_layers().model
+        setattr(self, method, lambda *args, **options: raises(KeyError(method))())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores
+
+
+@pytest.mark.parametrize("method", ["train", "to", "named_parameters"])
+def test_a_model_that_fails_before_it_is_asked_is_told_with_its_cause(method: str) -> None:
+    x, y, _ = samples(two_layers(), 4)
+    with pytest.raises(UserError, match=f"FailsAt raised KeyError: '{method}'"):
+        rbl.evaluate(FailsAt(method), x, y, attacks="fgsm", threat="Linf:0.1")
+
+
+class Large(nn.Module):
+    """There is memory for so many images at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.network, self.most = two_layers().model, most
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise MemoryError
+        scores: Tensor = self.network(x)
+        return scores
+
+
+def test_a_model_with_memory_for_one_image_is_asked_one_by_one() -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 6)
+    one, many = (
+        rbl.evaluate(model, x, y, attacks="fgsm", threat="Linf:0.1").table["robust_acc"].tolist()
+        for model in (Large(1), Large(1000))
+    )
+    assert one == many
+
+
+def test_a_model_without_memory_for_one_image_is_refused() -> None:
+    x, y, _ = samples(two_layers(), 4)
+    with pytest.raises(UserError, match="not enough memory to show Large one image"):
+        rbl.evaluate(Large(0), x, y, attacks="fgsm", threat="Linf:0.1")
+
+
+def test_lazy_layers_without_weights_are_refused() -> None:
+    x, y, _ = samples(two_layers(), 4)
+    with pytest.raises(UserError, match="lazy layers whose weights are not made yet"):
+        rbl.evaluate(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), x, y, attacks="fgsm", threat="Linf:0.1")
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, "1"])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
+    x, y, _ = samples(two_layers(), 4)
+    with pytest.raises(UserError, match="accepted: whole numbers"):
+        rbl.evaluate(two_layers().model, x, y, attacks="fgsm", threat="Linf:0.1", seed=seed)

@@ -96,7 +96,8 @@ class Plan:
             raise UserError(f"eot={self.eot}; accepted: 0 (no averaging) to 1000 draws")
         if self.verdict_draws is not None and not 10 <= self.verdict_draws <= 100000:
             raise UserError(f"verdict_draws={self.verdict_draws}; accepted: 10 to 100000")
-        if not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
+        whole = isinstance(self.seed, int) and isinstance(self.slice_seed, int)
+        if not whole or not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
             raise UserError(
                 f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0"
             )

@@ -220,9 +220,9 @@ def _until_failure(parts: Iterator[Part], ran: Ran) -> Iterator[Part]:
             part = next(parts)
         except StopIteration:
             return
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             if is_memory_error(error):
                 raise torch.OutOfMemoryError(told(error)) from error
             ran.failed = told(error)

@@ -208,15 +208,14 @@ def borrowed(model: object, data: Dataset | None, device: torch.device) -> Itera
     if data is None:
         raise UserError("evaluate got a module without x and y; give the images and labels too")
     with loading(name):
-        modes = {
-            part: part.training for part in network.modules() if hasattr(part, "training")
-        }  # not of frozen scripts
-        flags = {parameter: parameter.requires_grad for parameter in network.parameters()}
+        # a frozen script has no modes
+        modes = {part: part.training for part in network.modules() if hasattr(part, "training")}
+        made = (parameter for parameter in network.parameters() if not nn.parameter.is_lazy(parameter))
+        flags = {parameter: parameter.requires_grad for parameter in made}
         home = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+        network = network.to(device)
     try:
-        with loading(name):
-            moved = network.to(device)
-        yield _system_of(moved, name, kind, data, device)
+        yield _system_of(network, name, kind, data, device)
     finally:
         with loading(name):
             network.to(home)

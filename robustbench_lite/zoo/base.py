@@ -153,6 +153,8 @@ def file_at(text: str) -> Path:
     Raises:
         UserError: it is no path on this machine.
     """
+    if not text:
+        raise UserError("the name of a file is empty; write it behind the colon, such as checkpoint:FILE")
     try:
         return Path(text).expanduser()
     except (RuntimeError, ValueError) as error:

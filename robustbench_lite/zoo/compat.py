@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError, cause_of
-from robustbench_lite.zoo.base import ask, kind_of, loading
+from robustbench_lite.zoo.base import ask, by, kind_of, loading
 from robustbench_lite.zoo.given import LIBRARIES, FunctionNetwork, set_mode
 
 #: rows and values of the largest batch that a network is tried on: what a run on a CPU shows at once
@@ -132,6 +132,10 @@ def handling_of(
         UserError: it answers no number of images, or with no logits.
     """
     with loading(name):
+        if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
+            raise UserError(
+                f"{name} has lazy layers whose weights are not made yet; show it one batch of images, and train it"
+            )
         handling = Handling(fixed=set_mode(network, False) or _stays_trainable(network))
     sizes: tuple[int, ...] = (2,)
     if _may_mind_sizes(network):
@@ -196,8 +200,8 @@ def _first_answer(network: nn.Module, image: Tensor, name: str, handling: Handli
             except UserError as error:
                 trouble = trouble or error
                 continue
-            except torch.OutOfMemoryError as error:
-                trouble = UserError(f"{name} does not fit into the memory of {image.device}: {cause_of(error)}")
+            except torch.OutOfMemoryError as error:  # fewer images may fit
+                trouble = trouble or _no_memory(name, image, error)
                 continue
             if _rows(answer, size) == size:
                 return replace(handling, dtype=dtype), size
@@ -206,6 +210,11 @@ def _first_answer(network: nn.Module, image: Tensor, name: str, handling: Handli
             break
     assert trouble is not None
     raise trouble
+
+
+def _no_memory(name: str, image: Tensor, error: Exception) -> UserError:
+    why = cause_of(error.__cause__ or error)
+    return UserError(f"there is not enough memory to show {name} one image {by(tuple(image.shape[1:]))}: {why}")
 
 
 def _likely_sizes(network: nn.Module) -> tuple[int, ...]:

@@ -44,7 +44,9 @@ def load_file(path: Path) -> ModuleType:
     try:
         with importable(path.parent):
             made.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         del sys.modules[name]
         raise _raised(str(path), error) from error
     return module
@@ -113,7 +115,9 @@ def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise _no_module(name, what, error.name) from error
         raise _raised(what, error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _raised(what, error) from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite import plugins, specs
 from robustbench_lite.calls import options_of
-from robustbench_lite.errors import UserError, cut, nearest
+from robustbench_lite.errors import UserError, cut, nearest, unknown
 from robustbench_lite.seeding import seeded
 from robustbench_lite.zoo.adapt import NORMALISATIONS, Adaptation, Normalized, applied, for_channels
 from robustbench_lite.zoo.assemble import Draft, FileOptions, assemble, check_constants, loaded_into
@@ -333,7 +333,12 @@ def _whole_network(
     opening: list[str] = []
     held = run_pickle(path)
     for name in filter(None, (options.part or "").split(".")):
-        held, opening = held.get(name) if isinstance(held, Mapping) else None, [*opening, name]
+        inside = held if isinstance(held, Mapping) else {}
+        if name not in inside:
+            raise unknown(
+                f"part of {cut(path.name)}", str(options.part), [one for one in inside if isinstance(one, str)]
+            )
+        held, opening = inside[name], [*opening, name]
     networks = (
         [name for name, value in held.items() if isinstance(value, nn.Module)] if isinstance(held, Mapping) else []
     )

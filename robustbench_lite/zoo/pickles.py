@@ -200,7 +200,9 @@ def run_pickle(path: Path) -> Any:
             f"{cut(path)!r} holds objects whose class is not here ({cause_of(error)}); start rbl where it can be imported,"
             " or save the state_dict and write FILE.py:CLASS;weights=FILE"
         ) from error
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        raise UserError(f"the code in {cut(path)!r} raised {cause_of(error)}") from error
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 

@@ -93,6 +93,32 @@ def check_readable(path: Path, trust: Trust) -> None:
             f"checkpoint {cut(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"
         )
+    _same_content(path, kind)
+
+
+def _same_content(path: Path, kind: str) -> None:
+    """Refuse what only has the name of a file of weights: a download that went wrong, or a file of another kind.
+
+    Raises:
+        UserError: a pointer of Git LFS, a web page, a pickle called .safetensors, or the other way round.
+    """
+    shown = cut(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:  # whoever reads the whole file says why
+        return
+    start = head.lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{shown!r} is a pointer of Git LFS and holds no weights; fetch the file itself with git lfs pull"
+        )
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{shown!r} is a web page and holds no weights; download the file itself")
+    if kind == ".safetensors" and head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise UserError(f"{shown!r} is a pickle of torch by its content; rename it to .pt, and pass --allow-pickle")
+    if kind != ".safetensors" and head[8:10] == b'{"':
+        raise UserError(f"{shown!r} is a safetensors file by its content; rename it to .safetensors")
 
 
 def fill(

@@ -2,10 +2,12 @@
 
 import json
 import pickle
+import sys
 from contextlib import suppress
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_lite import plugins, zoo
@@ -317,7 +319,7 @@ def test_a_pickle_without_a_named_architecture_is_refused(tmp_path):
         ("linear;weights=near.pt", "there is no file 'near.pt'; did you mean 'nearly.pt'"),
         ("checkpoint:nothing.safetensors;arch=linear", "there is no file"),
         ("checkpoint:net.txt", "is no checkpoint; accepted: FILE.safetensors"),
-        ("checkpoint:", "is no checkpoint"),
+        ("checkpoint:", "the name of a file is empty"),
         ("checkpoint:/;arch=linear", "is no checkpoint"),
         ("linear;weights=net.txt", "there is no file"),
         ("linear;weights=.", "is a folder; name the file in it; it holds nearly.pt"),
@@ -343,3 +345,52 @@ def test_files_that_are_not_there_are_refused(spec, message, tmp_path, monkeypat
 )
 def test_an_architecture_does_not_tell_where_its_weights_are_from(text, architecture):
     assert zoo.architecture_of(text) == architecture
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
+            "is a pointer of Git LFS and holds no weights",
+        ),
+        (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
+    ],
+)
+def test_a_download_that_went_wrong_is_told_by_what_it_is(tmp_path, suffix, content, message):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        zoo.load(f"linear;weights={path}", **DIGITS, allow_pickle=True)
+
+
+def test_a_file_under_the_name_of_another_kind_is_told_by_what_it_is(tmp_path):
+    weights = {"weight": torch.ones(2)}
+    torch.save(weights, tmp_path / "a.safetensors")
+    torch.save(weights, tmp_path / "old.safetensors", _use_new_zipfile_serialization=False)
+    save_file(weights, tmp_path / "b.pt")
+    for name, message in {
+        "a.safetensors": "a pickle",
+        "old.safetensors": "a pickle",
+        "b.pt": "a safetensors file",
+    }.items():
+        with pytest.raises(UserError, match=f"is {message}.* by its content; rename it"):
+            zoo.load(f"linear;weights={tmp_path / name}", **DIGITS, allow_pickle=True)
+
+
+def test_a_part_of_a_pickle_that_is_not_there_is_refused_by_name(tmp_path):
+    torch.save({"ema": nn.Linear(64, 10), "model": nn.Linear(64, 10)}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"unknown part of net.pt 'emma'; did you mean 'ema'"):
+        zoo.load(f"checkpoint:{tmp_path / 'net.pt'};part=emma", **DIGITS, allow_code=True)
+
+
+class Leaves:
+    def __reduce__(self):
+        return sys.exit, ("bye",)
+
+
+def test_code_of_a_pickle_that_ends_the_process_is_told_as_such(tmp_path):
+    torch.save(Leaves(), tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"the code in .* raised SystemExit: bye"):
+        zoo.load(f"checkpoint:{tmp_path / 'net.pt'}", **DIGITS, allow_code=True)
