@@ -86,7 +86,7 @@ def likely_mistake(
         seed=slice_seed, distances=reached[np.isfinite(reached)],
     )  # fmt: skip
     tries = (
-        *(_just_outside, _other_values, _other_axes, _other_order, _other_eps),
+        *(_just_outside, _not_clipped, _blank, _other_values, _other_axes, _other_order, _other_eps),
         *(_other_order_and_look, _other_scale),
     )
     return next((found for attempt in tries if (found := attempt(case)) is not None), None)
@@ -188,6 +188,31 @@ def _just_outside(case: _Case) -> Likely | None:
     return case.explained(near, mistake, text)
 
 
+def _not_clipped(case: _Case) -> Likely | None:
+    """A whole step beyond [0, 1]: clipped, the examples would be inside the ball."""
+    over = torch.maximum(case.adv - 1, -case.adv).flatten(1).amax(1)
+    clipped = case.adv.clamp(0, 1)
+    near = (over > 0) & case.near(clipped, case.x) & (over <= _most_beyond(case))
+    if not bool(near.any()):
+        return None
+    text = f"the examples leave [0, 1] by up to {float(over[near].max()):.2g}; clip them"
+    return case.explained(near, "not-clipped", text)
+
+
+def _most_beyond(case: _Case) -> float:
+    """How far an unclipped step may end beyond [0, 1], with a little room; pixels on another scale end farther."""
+    eps = case.threat.eps
+    return 0.5 if eps is None or case.threat.norm == "L0" else min(0.5, 1.02 * eps + _SLACK / 255)
+
+
+def _blank(case: _Case) -> Likely | None:
+    """Every pixel is the same, or nearly, where no other mistake made small numbers of an image."""
+    flat = case.adv.flatten(1)
+    one = (flat.amax(1) - flat.amin(1) <= 1.5 / 255) & (flat.amin(1) >= 0) & ~case.near(case.adv * 255, case.x)
+    text = "the examples show nothing: all pixels of each are the same, as of float images cut to whole numbers"
+    return case.explained(one, "blank", text)
+
+
 def _rounding(adv: Tensor) -> tuple[str, str]:
     if bool(((adv * 255 - (adv * 255).round()).abs() < 1e-3).all()):
         return "rounded to 8 bits", "rounded"
@@ -287,12 +312,19 @@ def _other_scale(case: _Case) -> Likely | None:
     offset = adv.mean(1) - slope * x.mean(1)
     if bool(((slope - 1).abs() < 0.05).all()) and bool((offset.abs() < 0.02).all()):
         return None
+    low, high = adv.amin(1), adv.amax(1)  # an attack goes against the image, which flattens a fit, but it stays in [0, 1]
+    fits = (_scaled(case, high - low, low, room=1), _scaled(case, slope, offset, room=8))
+    return next((found for found in fits if found is not None), None)
+
+
+def _scaled(case: _Case, slope: Tensor, offset: Tensor, room: float) -> Likely | None:
+    """Whether the examples are slope * pixels + offset, (c,) each."""
     a, b = (part.float().view(1, -1, 1, 1) for part in (slope, offset))
     told = " and ".join(
         f"{m:.2g} x {'+' if n >= 0 else '-'} {abs(n):.2g}" for m, n in zip(slope.tolist(), offset.tolist(), strict=True)
     )
     text = f"the examples have another scale, about {told}; submit pixels in [0, 1]"
-    return case.explained(case.near((case.adv - b) / a, case.x, room=8), "scale", text)
+    return case.explained(case.near((case.adv - b) / a, case.x, room=room), "scale", text)
 
 
 # -- other images -----------------------------------------------------------------------------------------------------
