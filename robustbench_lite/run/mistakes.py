@@ -312,7 +312,8 @@ def _other_scale(case: _Case) -> Likely | None:
     offset = adv.mean(1) - slope * x.mean(1)
     if bool(((slope - 1).abs() < 0.05).all()) and bool((offset.abs() < 0.02).all()):
         return None
-    low, high = adv.amin(1), adv.amax(1)  # an attack goes against the image, which flattens a fit, but it stays in [0, 1]
+    # an attack goes against the image, which flattens a fit; the ends of [0, 1] stay where they are
+    low, high = adv.amin(1), adv.amax(1)
     fits = (_scaled(case, high - low, low, room=1), _scaled(case, slope, offset, room=8))
     return next((found for found in fits if found is not None), None)
 
