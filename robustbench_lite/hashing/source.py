@@ -189,6 +189,7 @@ def _imported(name: str, member: str | None, level: int, scope: dict[str, Any]) 
     package, importer = str(scope.get("__package__") or ""), str(scope.get("__name__"))
     try:
         whole = importlib.util.resolve_name("." * level + name, package) if level else name
+        _bring(whole, scope)
         module = _loaded(whole, importer)
         if module is None:
             return f"{whole}.{member}"
@@ -196,6 +197,14 @@ def _imported(name: str, member: str | None, level: int, scope: dict[str, Any]) 
         return _loaded(f"{whole}.{member}", importer) if found is Unbound else found
     except Exception:  # what the user's file cannot import it says when it is called
         return Unbound
+
+
+def _bring(module: str, scope: dict[str, Any]) -> None:
+    """Have a module that lies beside the user's file imported as the file itself would (see `zoo.imports`)."""
+    own = scope.get("__builtins__")
+    its_import = own.get("__import__") if isinstance(own, dict) else None
+    if getattr(its_import, "has", None) is not None and its_import.has(module):
+        its_import(module, scope)
 
 
 def _loaded(module: str, importer: str) -> ModuleType | None:
