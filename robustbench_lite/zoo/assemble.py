@@ -105,7 +105,9 @@ def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple
         UserError: as `read_weights` and `fill`; or a part without weights stood before the network, and nobody says what.
     """
     options = draft.options
-    held, opening = read_weights(path, allow_pickle=trust.pickles, allow_code=trust.code, part=options.part)
+    held, opening = read_weights(
+        path, allow_pickle=trust.pickles, allow_code=trust.code, part=options.part, prefix=options.prefix
+    )
     filled = fill(draft.inner(draft.network, held), held, path, prefix=options.prefix, strict=False)
     if filled.lost and not asked:
         raise UserError(

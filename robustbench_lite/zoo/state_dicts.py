@@ -62,16 +62,34 @@ class Fit:
     lost: str = ""
 
 
-def opened(held: Any, path: Path, part: str | None = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def opened(
+    held: Any, path: Path, part: str | None = None, prefix: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict in what a file held, and the names that led to it.
 
     Args:
         part: which network, where the file holds several: a name, or a path of names such as `ema.model`; where the weights
-            lie flat, what their names begin with.
+            lie flat, what their names begin with. prefix: what the names begin with, wherever in the file, where no part is
+            chosen; the names of parts that lead to the weights may stand in it.
 
     Raises:
         UserError: there is none, there are several and none was chosen, or not the chosen one.
     """
+    elsewhere = _beginning_with(_mapping(held), prefix) if prefix and part is None else []
+    try:
+        weights, opening = _opened(held, path, part)
+    except UserError:
+        if len(elsewhere) == 1:
+            return elsewhere[0]
+        raise
+    if elsewhere and not any(name.startswith(str(prefix)) for name in weights):
+        if len(elsewhere) > 1:
+            raise _several(path, [".".join(names) for _, names in elsewhere])
+        return elsewhere[0]
+    return weights, opening
+
+
+def _opened(held: Any, path: Path, part: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     opening: tuple[str, ...] = ()
     held = _mapping(held)
     if part is not None:
@@ -159,10 +177,24 @@ def _next(held: Mapping[Any, Any], path: Path, opening: tuple[str, ...]) -> str 
     if not names and not _tensors(held):
         names = list(_networks(held))
     if len(names) > 1:
-        choice = ", ".join(map(cut, names[:10]))
-        first = ".".join((*opening, names[0]))
-        raise UserError(f"{cut(path)!r} holds several networks: {choice}; choose one with ;part={first}")
+        raise _several(path, [".".join((*opening, name)) for name in names])
     return names[0] if names else None
+
+
+def _several(path: Path, names: list[str]) -> UserError:
+    choice = ", ".join(map(cut, names[:10]))
+    return UserError(f"{cut(path)!r} holds several networks: {choice}; choose one with ;part={names[0]}")
+
+
+def _beginning_with(held: Mapping[Any, Any], prefix: str) -> list[tuple[dict[str, Tensor], tuple[str, ...]]]:
+    """The tensors whose names begin so, with the names of what they lie in; of the outermost places that have any."""
+    found: dict[int, list[tuple[dict[str, Tensor], tuple[str, ...]]]] = {}
+    for names, inner in _levels(held):
+        flat = {".".join((*more, name)): value for more, one in _levels(inner) for name, value in _tensors(one).items()}
+        there = {name: value for name, value in flat.items() if name.startswith(prefix)}
+        if there:
+            found.setdefault(len(names), []).append((there, names))
+    return found[min(found)] if found else []
 
 
 def _networks(held: Mapping[Any, Any]) -> Iterator[str]:
