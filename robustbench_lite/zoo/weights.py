@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.zoo.adapt import Normalisation
 from robustbench_lite.zoo.base import is_file, missing
-from robustbench_lite.zoo.pickles import read_pickle, run_pickle
+from robustbench_lite.zoo.pickles import holds_code, holds_network, read_pickle, run_pickle
 from robustbench_lite.zoo.state_dicts import OPTIONAL, deeper_than, fitted, opened
 
 #: how many keys are named: of those that do not fit, and of those that are left out
@@ -54,7 +54,12 @@ class Filled:
 
 
 def read_weights(
-    path: Path, *, allow_pickle: bool = False, allow_code: bool = False, part: str | None = None
+    path: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    part: str | None = None,
+    prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors in a file, and which containers were opened around them.
 
@@ -63,14 +68,15 @@ def read_weights(
     Args:
         allow_code: run the code of a pickle that cannot be read without it, such as a whole network's.
         part: which network, of a file that holds several (`last` and `best`, `model` and its average `ema`).
+        prefix: what the names of its weights begin with, which may say the same.
 
     Raises:
         UserError: no such file, a corrupt one, a pickle that was not allowed, or several networks and none chosen.
     """
     check_readable(path, Trust(pickles=allow_pickle, code=allow_code))
     if path.suffix.lower() == ".safetensors":
-        return opened(_safetensors(path), path, part)
-    return opened(_unpickled(path, allow_code), path, part)
+        return opened(_safetensors(path), path, part, prefix)
+    return opened(_unpickled(path, allow_code), path, part, prefix)
 
 
 def check_readable(path: Path, trust: Trust) -> None:
@@ -89,6 +95,8 @@ def check_readable(path: Path, trust: Trust) -> None:
             f"{cut(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
         )
     if kind in PICKLES and not (trust.pickles or trust.code):
+        if holds_network(path):
+            raise holds_code(path)
         raise UserError(
             f"checkpoint {cut(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"

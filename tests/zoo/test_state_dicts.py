@@ -297,6 +297,43 @@ def test_the_constants_of_a_robust_training_library_are_the_normalisation(
     assert torch.equal(loaded(code, tmp_path / "have.pt", ";normalize=none").module(X), net(X))
 
 
+@pytest.mark.parametrize(
+    "prefix, beside",
+    [
+        ("student.", lambda one: {"ema": {"model": other(one)}, "student": one}),
+        ("student", lambda one: {"model": other(one), "student": under("module.", one)}),
+        ("ema.model.", lambda one: {"ema": {"model": one}, "student": other(one)}),
+        ("body.", lambda one: {"model": under("net.", other(one)), "ema": under("body.", one)}),
+        ("body.", lambda one: {"model": other(one), "more": {"own": under("body.", one)}}),
+    ],
+)
+def test_a_prefix_is_looked_for_in_the_whole_file(
+    code: Path, net: nn.Module, tmp_path: Path, prefix: str, beside: Any
+) -> None:
+    torch.save(beside(net.state_dict()), tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", f";prefix={prefix}").module(X), net(X))
+
+
+def test_a_prefix_of_several_parts_is_a_question(code: Path, net: nn.Module, tmp_path: Path) -> None:
+    here = under("net.", net.state_dict())
+    torch.save({"model": net.state_dict(), "a": here, "b": under("net.", other(net.state_dict()))}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"holds several networks: a, b; choose one with ;part=a"):
+        loaded(code, tmp_path / "net.pt", ";prefix=net.")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", ";prefix=net.;part=a").module(X), net(X))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_right_permission_is_asked_for_at_once(code: Path, tmp_path: Path, zipped: bool, protocol: int) -> None:
+    how: dict[str, Any] = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    path, network = tmp_path / "net.pt", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    words = {"state_dict": network.state_dict(), "act": "torch.nn.modules.activation.ReLU"}
+    for held, flag in ((network, "--allow-code"), ({"model": network}, "--allow-code"), (words, "--allow-pickle")):
+        torch.save(held, path, **how)
+        with pytest.raises(UserError, match=rf"pass {flag}( |$)"):
+            zoo.load(f"{code}:Net;weights={path}", **DIGITS)
+
+
 @pytest.mark.parametrize("head", ["1.", "1.module.", "module.1.", "model.2.", "_orig_mod.1.", "net.1.backbone."])
 def test_a_part_without_weights_that_is_gone_is_a_question(
     code: Path, net: nn.Module, tmp_path: Path, head: str
