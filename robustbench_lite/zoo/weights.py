@@ -37,13 +37,15 @@ class Filled:
 
     Args:
         stripped: taken from the names in the file. left_out: names that belong to no weight of the network.
-        constants: of a normalisation in the file that the network does not have. lost: see `state_dicts.Fit`.
+        constants: of a normalisation in the file that the network does not have. lost, unclear, beside: see `state_dicts.Fit`.
     """
 
     stripped: tuple[str, ...]
     left_out: tuple[str, ...]
     constants: Normalisation | None
     lost: str
+    unclear: str
+    beside: Normalisation | None
 
     def notes(self) -> dict[str, Any]:
         """For `loading`, as plain JSON values."""
@@ -147,6 +149,8 @@ def fill(
     if not own:
         raise UserError(f"the network has no weights that {cut(path)!r} could be loaded into")
     fit = fitted(weights, own, path, prefix)
+    if strict and fit.unclear:
+        raise UserError(fit.unclear)
     for name in (name for name in own if name in fit.weights):  # in the order of the layers: one message names one key
         _check_tensor(name, fit.weights[name], own[name], path)
     try:
@@ -163,7 +167,14 @@ def fill(
         raise _no_fit(path, lacking, [fit.keys[name] for name in odd], list(fit.weights))
     _not_deeper(path, set(own), odd)
     left = (*(fit.keys[name] for name in odd), *fit.left)
-    return Filled(stripped=fit.stripped, left_out=left, constants=fit.constants, lost=fit.lost)
+    return Filled(
+        stripped=fit.stripped,
+        left_out=left,
+        constants=fit.constants,
+        lost=fit.lost,
+        unclear=fit.unclear,
+        beside=fit.beside,
+    )
 
 
 def _no_fit(path: Path, lacking: list[str], odd: list[str], held: list[str]) -> UserError:
@@ -222,6 +233,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        return dict(sorted(load(path.read_bytes()).items()))  # its reader gives them in any order
     except Exception as error:  # its reader and the header's values fail in many ways on damaged bytes
         raise UserError(f"{cut(path)!r} is corrupt or truncated: {cause_of(error)}") from error
