@@ -171,6 +171,31 @@ def test_a_cure_is_written_as_the_models_options_are(model: str, told: str) -> N
     assert _options(model, "mean=(0);std=(1)") == told
 
 
+class Mnist(Split):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x * 0.3081 + 0.1307 - 0.46) / 0.35)
+
+
+def test_the_constants_of_a_usual_set_of_grey_images_are_tried() -> None:
+    x, y = levels()
+    found = of(System(model=Mnist(), num_classes=3, input_shape=(1, 4, 4)), x, y)
+    assert "normalised by mean 0.131, std 0.308: add ;mean=(0.131);std=(0.308) to the model" in found.detail
+
+
+@pytest.mark.parametrize("share, words", [(0.25, False), (0.9, True)])
+def test_a_cure_that_leaves_most_answers_wrong_is_no_cause(share: float, words: bool) -> None:
+    labels = list(range(10)) * 30
+    draw = np.random.default_rng(0)
+    others = [(label + draw.integers(2, 10)) % 10 for label in labels]
+    answers = [
+        (label + 1) % 10 if draw.random() < share else int(other) for label, other in zip(labels, others, strict=True)
+    ]
+    found = checked(labels, answers, 10)
+    assert found.status == "fired"
+    assert ("shifted by -1" in found.detail) is words
+    assert "another order" not in found.detail
+
+
 class To255(Split):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward((x / 255 - 0.5) / 0.5)
