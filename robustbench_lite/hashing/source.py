@@ -202,8 +202,8 @@ def _imported(name: str, member: str | None, level: int, scope: dict[str, Any]) 
 def _bring(module: str, scope: dict[str, Any]) -> None:
     """Have a module that lies beside the user's file imported as the file itself would (see `zoo.imports`)."""
     own = scope.get("__builtins__")
-    its_import = own.get("__import__") if isinstance(own, dict) else None
-    if getattr(its_import, "has", None) is not None and its_import.has(module):
+    its_import: Any = own.get("__import__") if isinstance(own, dict) else None
+    if hasattr(its_import, "has") and its_import.has(module):
         its_import(module, scope)
 
 

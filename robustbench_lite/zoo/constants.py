@@ -64,7 +64,8 @@ def _odd_constants(weights: Mapping[str, Tensor], used: Collection[str]) -> tupl
         kinds = {constant_of(key) for key in keys}
         if None not in kinds:
             continue
-        if len(kinds) == 2 or (len(kinds) == 1 and any(word in parent.lower() for word in _NORMALISING)):
+        normalising = len(keys) > 1 and any(word in parent.lower() for word in _NORMALISING)
+        if len(kinds) == 2 or (len(kinds) == 1 and normalising):
             return tuple(keys)
     return ()
 

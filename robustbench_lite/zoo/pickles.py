@@ -236,16 +236,16 @@ def holds_network(path: Path) -> bool:
 
 def _names_layers(file: IO[bytes]) -> bool:
     """Whether the next pickle of the file makes layers of torch."""
-    memo, texts, last = dict[int, Any](), [""], None
-    for instruction, value, _ in pickletools.genops(file):
-        name = instruction.name
+    memo, texts, last = dict[Any, Any](), [""], None
+    for instruction, argument, _ in pickletools.genops(file):
+        name, value = instruction.name, argument
         if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             memo[len(memo) if value is None else value] = last
             continue
         last = memo.get(value) if name.endswith("GET") else value
         if isinstance(last, str) and name != "GLOBAL":
             texts.append(last)
-        named = value.replace(" ", ".") if name == "GLOBAL" else ".".join(texts[-2:]) * (name == "STACK_GLOBAL")
+        named = str(value).replace(" ", ".") if name == "GLOBAL" else ".".join(texts[-2:]) * (name == "STACK_GLOBAL")
         if _is_layer(named):
             return True
     return False

@@ -82,7 +82,7 @@ def opened(
         UserError: there is none, there are several and none was chosen, or not the chosen one.
     """
     if part is not None:
-        held = _numbered_items(held)
+        held = numbered_items(held)
     weights, opening = _found(held, path, part, prefix)
     beside = constants_beside(held, opening)
     if beside is not None:
@@ -115,7 +115,7 @@ def _opened(held: Any, path: Path, part: str | None) -> tuple[dict[str, Tensor],
     weights = _tensors(held)
     if not weights:
         known = "state_dict, model_state_dict, model, net and their kin"
-        items = _numbered_items(whole)
+        items = numbered_items(whole)
         inside = [] if opening or items is whole else [name for name, one in items.items() if _holds(one)]
         also = f", or an item of its list with ;part={inside[0]}" if inside else ""
         raise UserError(f"{cut(path)!r} holds no state dict; accepted: one, or one under {known}{also}")
@@ -182,7 +182,7 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _numbered_items(held: Any) -> Any:
+def numbered_items(held: Any) -> Any:
     """A list, or a mapping by whole numbers, as one by their texts: its parts are called `0`, `1` and so on."""
     if isinstance(held, (list, tuple)):
         held = dict(enumerate(held))

@@ -358,6 +358,23 @@ def test_numbers_of_a_log_are_no_normalisation(code: Path, net: nn.Module, tmp_p
     torch.testing.assert_close(loaded(code, tmp_path / "net.pt").module(X), net(X))
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"logit_scale": torch.tensor(4.6)},
+        {"normalize.scale": torch.ones(1)},
+        {"head.normalization.weight": torch.ones(10), "head.normalization.bias": torch.ones(10)},
+        {"loss_metric.mean": torch.ones(1), "loss_metric.var": torch.ones(1)},
+    ],
+)
+def test_small_numbers_of_other_layers_are_no_question(
+    code: Path, net: nn.Module, tmp_path: Path, beside: State
+) -> None:
+    torch.save(under("net.", net.state_dict()) | beside, tmp_path / "net.pt")
+    assert loaded(code, tmp_path / "net.pt", ";normalize=none").notes["loading"]["left_out"]["count"] == len(beside)
+    assert loaded(code, tmp_path / "net.pt").trained
+
+
 def test_a_part_of_flat_names_keeps_the_question_of_what_stood_before(
     code: Path, net: nn.Module, tmp_path: Path
 ) -> None:
