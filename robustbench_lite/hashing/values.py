@@ -68,12 +68,17 @@ def digest_and_packages(*values: object) -> tuple[str, tuple[str, ...]]:
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     """The versions of packages, by the names that they are imported by; without those that nobody installed."""
-    found = {}
-    distributions = _distributions()
-    for package in packages:
-        for name in distributions.get(package, ())[:1]:
-            found[package] = importlib.metadata.version(name)
-    return found
+    found = {package: _version(package) for package in packages}
+    return {package: version for package, version in found.items() if version is not None}
+
+
+@functools.lru_cache(maxsize=256)
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # installed under another name, such as that of PIL
+        names = _distributions().get(package, ())
+        return importlib.metadata.version(names[0]) if names else None
 
 
 @functools.lru_cache(maxsize=1)
