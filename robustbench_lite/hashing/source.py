@@ -49,6 +49,20 @@ def describe(function: FunctionType) -> Described:
     return Described("".join(_written(tree, places, root=True)), tuple(places.meanings))
 
 
+class Descriptions:
+    """What functions do, each described once while it is at work: for as long as nobody changes the code."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[FunctionType, Described]] = {}
+
+    def of(self, function: FunctionType) -> Described:
+        """As `describe`."""
+        held = self._found.get(id(function))
+        if held is None:
+            held = self._found[id(function)] = (function, describe(function))  # kept alive, and so is its id
+        return held[1]
+
+
 def read_globals(code: CodeType) -> frozenset[str]:
     """The names that the code, and functions inside it, look up in their module."""
     found = {

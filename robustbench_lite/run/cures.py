@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import optimize, stats
+from scipy import optimize, special
 from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError
@@ -107,7 +107,7 @@ def _set_against(cure: Cure, before: _Said, after: _Said, tried: int) -> Cured |
     """The cure, if it gains enough: an exact test over the images that only one of the two gets right."""
     better, worse = int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
     gain = (better - worse) / max(len(before.right), 1)
-    if gain < GAIN or tried * float(stats.binom.sf(better - 1, better + worse, 0.5)) > LUCK:
+    if gain < GAIN or tried * float(special.bdtrc(better - 1, better + worse, 0.5)) > LUCK:
         return None
     return Cured(cure=cure, accuracy=float(after.right.mean()), loss=after.loss)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -55,7 +56,7 @@ class Output:
     """
 
     def __init__(self, folder: Path | None, plan: Plan, *, fresh: bool = False) -> None:
-        self.folder, self._plan = folder, plan
+        self.folder, self._plan, self._fresh = folder, plan, fresh
         self.records = Records(None if folder is None else folder / "records", fresh=fresh)
         self._clocks: list[dict[str, Any]] = []
         self._before: dict[str, dict[str, Any]] = {}
@@ -66,6 +67,11 @@ class Output:
                 str(row["key"]): {str(name): value for name, value in row.items()}
                 for row in read_timings(folder).to_dict("records")
             }
+
+    @property
+    def checks(self) -> Path | None:
+        """Where it is kept what the checks found; see `run.checks`."""
+        return None if self.folder is None else self.folder / "checks"
 
     @property
     def threads(self) -> int | None:
@@ -82,6 +88,8 @@ class Output:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
+            if self._fresh:
+                shutil.rmtree(self.folder / "checks", ignore_errors=True)
             self._state()
 
     def _state(self) -> None:
