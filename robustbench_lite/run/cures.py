@@ -24,6 +24,8 @@ FIRST, MOST, FIRST_LARGE, LARGE = 50, 200, 16, 3 * 64 * 64
 PROMISING, CANDIDATES = 3, 4
 #: how many points are gained in the end, with what chance of luck, of all cures together, and what is about as many
 GAIN, LUCK, ALIKE = 0.05, 0.01, 0.03
+#: the largest share of the wrong answers that may stay wrong: a network that is hardly trained gains by many a change
+REST = 0.6
 #: the constants that most checkpoints were trained with
 USUAL = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -107,6 +109,8 @@ def _set_against(cure: Cure, before: _Said, after: _Said, tried: int) -> Cured |
     """The cure, if it gains enough: an exact test over the images that only one of the two gets right."""
     better, worse = int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
     gain = (better - worse) / max(len(before.right), 1)
+    if (~after.right).sum() > REST * (~before.right).sum():
+        return None
     if gain < GAIN or tried * float(special.bdtrc(better - 1, better + worse, 0.5)) > LUCK:
         return None
     return Cured(cure=cure, accuracy=float(after.right.mean()), loss=after.loss)

@@ -16,7 +16,7 @@ import robustbench_lite as rbl
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.run.clean_accuracy import clean_accuracy
-from robustbench_lite.run.cures import _options
+from robustbench_lite.run.cures import Cure, _options, _Said, _set_against
 from robustbench_lite.run.matches import as_many_by_chance
 from robustbench_lite.run.reporter import Silent
 from robustbench_lite.run.subject import prepare
@@ -194,6 +194,13 @@ def test_a_cure_that_leaves_most_answers_wrong_is_no_cause(share: float, words: 
     assert found.status == "fired"
     assert ("shifted by -1" in found.detail) is words
     assert "another order" not in found.detail
+
+
+@pytest.mark.parametrize("after, helps", [(60, False), (76, True), (98, True)])
+def test_a_cure_that_leaves_most_of_the_wrong_answers_is_none(after: int, helps: bool) -> None:
+    ranks = np.arange(100)
+    found = _set_against(Cure(means="", do=""), _Said(right=ranks < 40), _Said(right=ranks < after), 10)
+    assert (found is not None) is helps
 
 
 class To255(Split):
