@@ -97,14 +97,18 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def hash_table(table: "pa.Table") -> str:
     """16 bytes (hex) over a table's columns: names, types, and values, however these lie in memory."""
+    import pyarrow as pa
+
     state = new()
     for name in table.column_names:
         column = table[name].combine_chunks()
         state.update(f"{name} {column.type} {len(column)}\0".encode())
         state.update(column.is_valid().to_numpy(zero_copy_only=False).tobytes())
         values = column.drop_null()
-        if str(column.type) == "string":
-            state.update("".join(f"{len(text)} {text}" for text in values.to_pylist()).encode(errors="surrogatepass"))
+        if not pa.types.is_primitive(column.type):
+            state.update(
+                "".join(f"{len(text)} {text}" for text in map(str, values.to_pylist())).encode(errors="surrogatepass")
+            )
         else:
             state.update(values.to_numpy(zero_copy_only=False).tobytes())
     return state.hexdigest()

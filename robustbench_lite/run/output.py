@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from robustbench_lite import __version__
@@ -30,6 +31,7 @@ from robustbench_lite.results.detection import detection, roc
 from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
+from robustbench_lite.run.parquet import read_table, write_table
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_folder import read_environment as read_environment
@@ -178,11 +180,13 @@ class Output:
         if self.folder is None:
             return measure()
         path = self.folder / kind / f"{name}.parquet"
-        with contextlib.suppress(OSError, ValueError):
-            return pd.read_parquet(path.absolute())
+        held = read_table(path)
+        if held is not None:
+            found: pd.DataFrame = held.to_pandas()
+            return found
         frame = measure()
         with writing(self.folder):
-            atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))
+            write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
         return frame
 
     def end(self, result: Any) -> None:
