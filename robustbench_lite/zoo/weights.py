@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.zoo.adapt import Normalisation
 from robustbench_lite.zoo.base import is_file, missing
-from robustbench_lite.zoo.pickles import holds_code, holds_network, read_pickle, run_pickle
+from robustbench_lite.zoo.pickles import holds_network, read_pickle, run_pickle
 from robustbench_lite.zoo.state_dicts import OPTIONAL, deeper_than, fitted, opened
 
 #: how many keys are named: of those that do not fit, and of those that are left out
@@ -98,7 +98,10 @@ def check_readable(path: Path, trust: Trust) -> None:
         )
     if kind in PICKLES and not (trust.pickles or trust.code):
         if holds_network(path):
-            raise holds_code(path)
+            raise UserError(
+                f"checkpoint {cut(path.name)!r} is a pickle and could run code, and it holds a whole network, which takes its"
+                " code to be read; save its state_dict, or pass --allow-code if you trust the file"
+            )
         raise UserError(
             f"checkpoint {cut(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"
