@@ -109,11 +109,12 @@ def unknown_device(given: str) -> UserError:
 def nearest(given: str, accepted: Iterable[str]) -> str | None:
     """The accepted word that is most like the given one, or None where nothing is like it.
 
-    Short words are like many others by chance, so more of their letters must agree; most for `none`, which cures nothing.
+    A short word is like many longer ones by chance, so more of its letters must agree; most for `none`, which cures nothing.
     """
     words, given = {word.lower(): word for word in accepted}, cut(given).lower()
     for found in get_close_matches(given, list(words), n=3, cutoff=0.5):
-        least = 0.8 if found == "none" else 0.6 if len(found) <= _SHORT else 0.5
+        short = len(found) <= _SHORT and len(found) != len(given)
+        least = 0.8 if found == "none" else 0.6 if short else 0.5
         if SequenceMatcher(None, found, given).ratio() >= least:
             return words[found]
     return None

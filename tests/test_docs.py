@@ -198,7 +198,6 @@ def test_columns_and_files_named_in_the_readme_are_those_of_a_run(quiet: Path) -
         attacks=("fgsm", "autoattack:components=(apgd-ce+square),steps=2,queries=4"),
         threats=("Linf:0.1", "Linf:0.2"),
         samples="20",
-        diagnostics=False,
     )
     result = run(plan, out=quiet / "run")
     text = (ROOT / "README.md").read_text(encoding="utf-8")

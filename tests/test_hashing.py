@@ -7,13 +7,15 @@ import textwrap
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from types import MethodType
+from types import FunctionType, MethodType
 
 import pytest
 import torch
 from torch import nn
 
 from robustbench_lite import plugins
+from robustbench_lite.attack import resolve_attack
+from robustbench_lite.hashing import source, values
 from robustbench_lite.hashing.values import digest_and_packages, hash_plugin, hash_value
 from robustbench_lite.system import System
 
@@ -112,7 +114,7 @@ PROJECT: Files = {
 @pytest.fixture
 def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hash]:
     """The digest of the project's model, each time written into another folder and imported anew."""
-    number, before = count(), set(sys.modules)
+    number, before = count(), {name for name in sys.modules if name.partition(".")[0] not in ("helper", "lab")}
 
     def digest(files: Files) -> str:
         folder = tmp_path / f"at-{next(number)}"
@@ -372,3 +374,22 @@ def test_citations_are_prose(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hash_plugin(kind()) == before
     monkeypatch.setattr(kind, "momentum", 0.5)
     assert hash_plugin(kind()) != before
+
+
+def test_a_plugin_is_described_once_a_run_and_anew_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[object] = []
+    plain = source.describe
+
+    def counting(function: FunctionType) -> source.Described:
+        described.append(function)
+        return plain(function)
+
+    monkeypatch.setattr(source, "describe", counting)
+    for _ in range(2):
+        before = len(described)
+        with values.same_plugins():
+            first = hash_plugin(resolve_attack("fgsm"))
+            once = len(described)
+            assert hash_plugin(resolve_attack("fgsm")) == first
+            assert hash_plugin(resolve_attack("fgsm:objective=margin")) != first
+        assert before < once == len(described)

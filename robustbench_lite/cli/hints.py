@@ -11,7 +11,10 @@ from robustbench_lite.specs import as_list, norm_name
 _SAME = {
     **dict.fromkeys(("batch", "bs", "batchsize", "b"), "--batch-size"),
     **dict.fromkeys(("data", "data-set", "ds"), "--dataset"),
-    **dict.fromkeys(("data-dir", "data-path", "datadir", "dataroot", "root", "data-folder"), "--data-root"),
+    **dict.fromkeys(
+        ("data-dir", "data-path", "datadir", "dataroot", "dataset-dir", "dataset-path", "root", "data-folder"),
+        "--data-root",
+    ),
     **dict.fromkeys(("arch", "architecture", "net", "network", "model-name", "m"), "--model"),
     **dict.fromkeys(("output", "o", "output-dir", "out-dir", "save-dir", "save", "results", "results-dir"), "--out"),
     **dict.fromkeys(("workers", "j", "num-workers", "n-workers", "n-jobs", "num-jobs", "processes"), "--jobs"),
@@ -31,8 +34,10 @@ _COUNTS = (
 _STEPS = ("steps", "num-steps", "n-steps", "iterations", "n-iter", "num-iter", "nb-iter", "iters", "max-iter")
 _RESTARTS = ("restarts", "n-restarts", "num-restarts")
 _STEP_SIZES = ("alpha", "step-size", "eps-step", "eps-iter", "stepsize")
+_OF_MODEL = ("mean", "std", "normalize", "normalise", "input-size", "img-size", "image-size", "resize")
+_OF_DATA = ("split", "classes", "num-classes", "n-classes", "class-names")
 _RADII = ("eps", "epsilon", "epsilons", "e", "radius", "max-eps")
-_NORMS = ("norm", "p", "lp", "ord", "p-norm", "lp-norm", "norm-type")
+_NORMS = ("norm", "p", "lp", "ord", "p-norm", "lp-norm", "norm-type", "threat-model", "perturbation-type")
 _PLURALS = {"attacks": "--attack", "models": "--model", "defenses": "--defense", "threats": "--threat"}
 _CHECKPOINTS = ("checkpoint", "ckpt", "weights", "resume", "model-path", "load", "pretrained", "checkpoint-path")
 _CUDA = ("cuda", "gpu", "use-cuda", "use-gpu", "gpus", "gpu-id")
@@ -122,6 +127,12 @@ _RULES: tuple[_Rule, ...] = (
         "--attack",
         _fixed("AutoAttack's version is an option of it: write --attack autoattack:version=plus"),
     ),
+    (
+        _OF_MODEL,
+        "--model",
+        _fixed("it is an option of the model: write --model 'NAME;normalize=imagenet' (rbl show model NAME)"),
+    ),
+    (_OF_DATA, "--dataset", _fixed("it is an option of the dataset (rbl list datasets, rbl show dataset NAME)")),
     (_TARGETED, "--threat", _fixed("the goal is part of the threat: write --threat Linf:8/255,goal=targeted,target=3")),
     (_CUDA, "--device", _cuda),
     (("cpu", "no-cuda"), "--device", _fixed("write --device cpu")),

@@ -1,6 +1,7 @@
 """What is printed where: results on stdout; progress, notes and errors on stderr."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,7 +25,9 @@ WIDTH = 100  # of a table that goes into a file or a pipe
 def complain(text: str) -> None:
     """Say something on stderr; the help of a command as it is, everything else as `rbl: …`, in one line."""
     if not text.startswith("Usage:"):
-        text = f"rbl: {printable(' '.join(text.splitlines()))}"
+        # a lone carriage return is shown: where a shell script with Windows line ends adds one, it is the cause
+        line = " ".join(re.split(r"\r?\n", text))
+        text = f"rbl: {printable(line)}"
     print(text, file=sys.stderr, flush=True)
 
 

@@ -49,6 +49,20 @@ def describe(function: FunctionType) -> Described:
     return Described("".join(_written(tree, places, root=True)), tuple(places.meanings))
 
 
+class Descriptions:
+    """What functions do, each described once while it is at work: for as long as nobody changes the code."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[FunctionType, Described]] = {}
+
+    def of(self, function: FunctionType) -> Described:
+        """As `describe`."""
+        held = self._found.get(id(function))
+        if held is None:
+            held = self._found[id(function)] = (function, describe(function))  # kept alive, and so is its id
+        return held[1]
+
+
 def read_globals(code: CodeType) -> frozenset[str]:
     """The names that the code, and functions inside it, look up in their module."""
     found = {
@@ -189,6 +203,7 @@ def _imported(name: str, member: str | None, level: int, scope: dict[str, Any]) 
     package, importer = str(scope.get("__package__") or ""), str(scope.get("__name__"))
     try:
         whole = importlib.util.resolve_name("." * level + name, package) if level else name
+        _bring(whole, scope)
         module = _loaded(whole, importer)
         if module is None:
             return f"{whole}.{member}"
@@ -196,6 +211,14 @@ def _imported(name: str, member: str | None, level: int, scope: dict[str, Any]) 
         return _loaded(f"{whole}.{member}", importer) if found is Unbound else found
     except Exception:  # what the user's file cannot import it says when it is called
         return Unbound
+
+
+def _bring(module: str, scope: dict[str, Any]) -> None:
+    """Have a module that lies beside the user's file imported as the file itself would (see `zoo.imports`)."""
+    own = scope.get("__builtins__")
+    its_import: Any = own.get("__import__") if isinstance(own, dict) else None
+    if hasattr(its_import, "has") and its_import.has(module):
+        its_import(module, scope)
 
 
 def _loaded(module: str, importer: str) -> ModuleType | None:

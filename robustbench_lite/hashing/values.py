@@ -16,6 +16,8 @@ import importlib.metadata
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.hashing import new
-from robustbench_lite.hashing.source import describe, is_installed
+from robustbench_lite.hashing.source import Descriptions, describe, is_installed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,12 +68,17 @@ def digest_and_packages(*values: object) -> tuple[str, tuple[str, ...]]:
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     """The versions of packages, by the names that they are imported by; without those that nobody installed."""
-    found = {}
-    distributions = _distributions()
-    for package in packages:
-        for name in distributions.get(package, ())[:1]:
-            found[package] = importlib.metadata.version(name)
-    return found
+    found = {package: _version(package) for package in packages}
+    return {package: version for package, version in found.items() if version is not None}
+
+
+@functools.lru_cache(maxsize=256)
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # installed under another name, such as that of PIL
+        names = _distributions().get(package, ())
+        return importlib.metadata.version(names[0]) if names else None
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,14 +97,18 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def hash_table(table: "pa.Table") -> str:
     """16 bytes (hex) over a table's columns: names, types, and values, however these lie in memory."""
+    import pyarrow as pa
+
     state = new()
     for name in table.column_names:
         column = table[name].combine_chunks()
         state.update(f"{name} {column.type} {len(column)}\0".encode())
         state.update(column.is_valid().to_numpy(zero_copy_only=False).tobytes())
         values = column.drop_null()
-        if str(column.type) == "string":
-            state.update("".join(f"{len(text)} {text}" for text in values.to_pylist()).encode(errors="surrogatepass"))
+        if not pa.types.is_primitive(column.type):
+            state.update(
+                "".join(f"{len(text)} {text}" for text in map(str, values.to_pylist())).encode(errors="surrogatepass")
+            )
         else:
             state.update(values.to_numpy(zero_copy_only=False).tobytes())
     return state.hexdigest()
@@ -114,8 +125,9 @@ def _bits(tensor: Tensor) -> bytes:
 class _Walk:
     """One pass over values and the code behind them. Each function and class is told once, where it is met first."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptions: Descriptions | None = None) -> None:
         self.state = new()
+        self._describe = describe if descriptions is None else descriptions.of
         self.packages: set[str] = set()
         #: by id, what was met and in which place; kept alive, so that no id is used again
         self._met: dict[int, int] = {}
@@ -252,7 +264,7 @@ class _Walk:
     def _of_function(self, function: FunctionType) -> Iterator[object]:
         """What it does, and what it holds; of one that is told by its name what it holds alone."""
         if self._is_own(function):
-            told = describe(function)
+            told = self._describe(function)
             yield from (told.text, told.meanings)
         yield from (function.__defaults__, function.__kwdefaults__)
         yield [_held(cell) for cell in function.__closure__ or ()]
@@ -302,9 +314,23 @@ class _Walk:
             self.packages.add(top)
 
 
+#: what the functions of plugins do, while a run is under way
+_PLUGINS: ContextVar[Descriptions | None] = ContextVar("plugins", default=None)
+
+
+@contextmanager
+def same_plugins() -> Iterator[None]:
+    """Inside, the code of plugins stays as it is, and each of their functions is described once."""
+    token = _PLUGINS.set(Descriptions())
+    try:
+        yield
+    finally:
+        _PLUGINS.reset(token)
+
+
 def hash_plugin(plugin: object) -> tuple[str, tuple[str, ...]]:
     """What a plugin does with its options, wherever it is installed; and the packages that it uses."""
-    walk = _Walk()
+    walk = _Walk(_PLUGINS.get())
     walk.follow(type(plugin))
     walk.feed(plugin)
     walk.finish()

@@ -33,13 +33,17 @@ _DUST = 1e-9  # of sums of shares in float64
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnostic:
-    """What a check found: `value` is the quantity of the threshold table (NaN if unchecked), over `n` samples."""
+    """What a check found: `value` is the quantity of the threshold table (NaN if unchecked), over `n` samples.
+
+    `for_now` marks one that could not be made this time: no time or memory was left, or the model raised.
+    """
 
     name: str
     status: Status
     value: float
     detail: str
     n: int
+    for_now: bool = False
 
 
 def judged(name: str, value: float, n: int, detail: str = "") -> Diagnostic:
@@ -50,10 +54,10 @@ def judged(name: str, value: float, n: int, detail: str = "") -> Diagnostic:
     return Diagnostic(name=name, status=status, value=float(value), detail=detail, n=n)
 
 
-def unchecked(name: str, why: str) -> Diagnostic:
+def unchecked(name: str, why: str, *, for_now: bool = False) -> Diagnostic:
     """A check that could not be made, and why."""
     assert name in THRESHOLDS, name
-    return Diagnostic(name=name, status="unchecked", value=math.nan, detail=why, n=0)
+    return Diagnostic(name=name, status="unchecked", value=math.nan, detail=why, n=0, for_now=for_now)
 
 
 def invalid_examples(records: pd.DataFrame) -> Diagnostic:

@@ -8,7 +8,6 @@ from robustbench_lite.results.diagnostics import Diagnostic, unchecked
 
 #: seconds that checks may take in any case
 LEAST = 10.0
-NO_TIME = "no time left"
 
 
 def _nobody(name: str, place: int) -> None:
@@ -37,7 +36,7 @@ class Budget:
     def check(self, name: str, make: Callable[[], Diagnostic]) -> Diagnostic:
         """What the check of that name finds, if there is time left."""
         if self._clock() >= self._end:
-            return unchecked(name, f"{NO_TIME} (budget {self._seconds:.0f} s)")
+            return unchecked(name, f"no time left (budget {self._seconds:.0f} s)", for_now=True)
         self._tell(name, self._place)
         self._place += 1
         return make()

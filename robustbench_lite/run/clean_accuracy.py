@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from robustbench_lite import specs
 from robustbench_lite.results import diagnostics
@@ -64,14 +64,14 @@ def _blind(answers: np.ndarray, labels: np.ndarray, right: np.ndarray, classes: 
     present, counts = np.unique(labels, return_counts=True)
     chance = 1 / (classes if len(present) == 1 else len(present))
     if len(present) == 1:
-        luck, others = float(stats.binom.sf(right.sum() - 1, len(labels), chance)), np.ones(len(labels), dtype=bool)
+        luck, others = float(special.bdtrc(right.sum() - 1, len(labels), chance)), np.ones(len(labels), dtype=bool)
     else:
         luck = as_many_by_chance(answers, labels, int(right.sum()))
         favourite = np.bincount(answers).argmax()
         others = labels != favourite
     if luck <= LUCK:
         return ""
-    if stats.binom.cdf(right[others].sum(), others.sum(), (1 + chance) / 2) > LUCK:
+    if special.bdtr(right[others].sum(), others.sum(), (1 + chance) / 2) > LUCK:
         return None
     if len(np.unique(answers)) == 1:
         return f"it always answers class {answers[0]}"

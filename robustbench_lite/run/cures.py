@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import optimize, stats
+from scipy import optimize, special
 from torch import Tensor, nn
 
 from robustbench_lite.errors import ModelError
@@ -24,12 +24,16 @@ FIRST, MOST, FIRST_LARGE, LARGE = 50, 200, 16, 3 * 64 * 64
 PROMISING, CANDIDATES = 3, 4
 #: how many points are gained in the end, with what chance of luck, of all cures together, and what is about as many
 GAIN, LUCK, ALIKE = 0.05, 0.01, 0.03
+#: the largest share of the wrong answers that may stay wrong: a network that is hardly trained gains by many a change
+REST = 0.6
 #: the constants that most checkpoints were trained with
 USUAL = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+#: those of a usual set of grey images
+_GREY = {"mnist": ((0.1307,), (0.3081,))}
 #: the options of a model that say how its images are normalised
 _NORMALISED = re.compile(r"(?<=[;:,])(?:normalize|mean|std)=(?:\([^)]*\)|[^;,]*)")
 
@@ -70,13 +74,15 @@ def best_cure(subject: Subject) -> Cured | None:
     """
     classes, pixels = list(_of_classes(subject)), list(_of_pixels(subject))
     count = len(classes) + len(pixels)
-    found = [_set_against(cure, before, after, count) for cure, before, after in classes]
+    much = _much(len(subject.labels.unique()))
+    found = [_set_against(cure, before, after, count) for cure, before, after in classes if after.right.mean() >= much]
     some, more = (_spread(len(subject.indices), wanted) for wanted in (_first(subject), MOST))
     promising = _promising(subject, pixels, some)
     if promising:
         before = _asked(subject, subject.system, more)
         found += [_set_against(cure, before, _asked(subject, system, more), count) for cure, system in promising]
-    helping = [one for one in found if one is not None]
+    much = _much(len(subject.labels.unique()))
+    helping = [one for one in found if one is not None and one.accuracy >= much]
     if not helping:
         return None
     most = max(one.accuracy for one in helping)
@@ -103,9 +109,17 @@ def _set_against(cure: Cure, before: _Said, after: _Said, tried: int) -> Cured |
     """The cure, if it gains enough: an exact test over the images that only one of the two gets right."""
     better, worse = int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
     gain = (better - worse) / max(len(before.right), 1)
-    if gain < GAIN or tried * float(stats.binom.sf(better - 1, better + worse, 0.5)) > LUCK:
+    if (~after.right).sum() > REST * (~before.right).sum():
+        return None
+    if gain < GAIN or tried * float(special.bdtrc(better - 1, better + worse, 0.5)) > LUCK:
         return None
     return Cured(cure=cure, accuracy=float(after.right.mean()), loss=after.loss)
+
+
+def _much(classes: int) -> float:
+    """The clean accuracy with a cure from which it may be what is wrong: an untrained network gains by some as well."""
+    chance = 1 / max(classes, 2)
+    return min((1 + chance) / 2, 4 * chance)
 
 
 def _spread(count: int, wanted: int) -> Tensor:
@@ -204,7 +218,7 @@ def _constants(subject: Subject) -> dict[str, tuple[Constants, Constants]]:
     x = subject.data.batch(subject.indices[_spread(len(subject.indices), MOST).numpy()])
     std, mean = torch.std_mean(x, (0, 2, 3))
     own = tuple(mean.tolist()), tuple(std.clamp(min=1e-3).tolist())
-    return {"own": own, **USUAL}
+    return {"own": own, **USUAL, **(_GREY if len(own[0]) == 1 else {})}
 
 
 def _numbers(values: Constants) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_lite.attack import Attack, needs_of
+from robustbench_lite.attack import Attack
 from robustbench_lite.cores import warn_if_spinning
 from robustbench_lite.data.base import Dataset
 from robustbench_lite.errors import ModelError, UserError
 from robustbench_lite.escaping import printable
 from robustbench_lite.guard import no_early_end, told
+from robustbench_lite.hashing.values import same_plugins
 from robustbench_lite.physical import Camera
 from robustbench_lite.results import diagnostics as checks
 from robustbench_lite.results import physical as physics
@@ -27,15 +28,14 @@ from robustbench_lite.results.metrics import summarise
 from robustbench_lite.results.physical import CLEAN
 from robustbench_lite.results.reconstruction import Strip
 from robustbench_lite.results.stages import by_stage
-from robustbench_lite.run.budget import LEAST, NO_TIME, Budget
 from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.cell_ends import CellEnds
+from robustbench_lite.run.checks import Attempt, checked
 from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.exact import steady_threads
 from robustbench_lite.run.folder_claim import claimed
 from robustbench_lite.run.physical import Shown, digest, measure
 from robustbench_lite.run.plan import Plan
-from robustbench_lite.run.probes import PROBES, probe_subject
 from robustbench_lite.run.reconstruction import Mirror
 from robustbench_lite.run.reporter import Once, Reporter, Silent
 from robustbench_lite.run.run_cell import Ran
@@ -44,7 +44,7 @@ from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.threads import choose_threads
-from robustbench_lite.run.trial import clock_of, planned_cells, smaller, trial, unstarted
+from robustbench_lite.run.trial import clock_of, planned_cells, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.specs import system_name
 from robustbench_lite.task import task_of
@@ -82,7 +82,7 @@ class Result:
     reconstruction: pd.DataFrame = field(default_factory=pd.DataFrame)
     panel: tuple[Strip, ...] = ()
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         """The summary: one row an attack, and the worst case over them, per system and threat."""
         return summarise(self.records, self.timings, self.diagnostics, expected=expected_of(self.timings))
@@ -185,6 +185,7 @@ def run(
     with (
         claimed(folder, plan, fresh=fresh),
         no_early_end(),
+        same_plugins(),
         setting.opened(model, reporter) as opened,
         steady_threads(
             output.threads or choose_threads(opened.builder.networks, setting.data, setting.device)
@@ -219,7 +220,7 @@ def _trial(
     collected: "_Collected",
 ) -> None:
     """All attacks on one system under one threat, and the checks."""
-    frames, needs, ends = [], {}, CellEnds()
+    cells, ends = list[tuple[Cell, Ran]](), CellEnds()
     shown: list[Shown] = []
     setting, output, tape = collected.setting, collected.output, Tape(subject=subject)
     stores = (output.records, output.held, reporter, output.examples)
@@ -227,8 +228,7 @@ def _trial(
         output.plan_cells(subject, threat_text, planned_cells(setting, subject, attacks, threat, threat_text))
     for cell, ran in heard_while(trial(setting, subject, attacks, threat, threat_text, *stores), tape):
         subject = cell.subject
-        frames.append(ran.rows)
-        needs[cell.attack_text] = needs_of(cell.attack).value
+        cells.append((cell, ran))
         shown.append(collected.add(cell, ran))
         reporter.end(ends.of(cell, ran))
         if task_of(setting.plan.task).reconstructs:
@@ -237,53 +237,15 @@ def _trial(
         reporter.begin(f"what the camera sees of {subject.name}, {threat_text}", 0)
         collected.photograph(subject, setting.camera, threat, threat_text, shown)
     if setting.plan.diagnostics:
-        reporter.begin(f"checks on {subject.name}, {threat_text}", 0)
-        own = [known(pd.concat(filled))] if (filled := [frame for frame in frames if len(frame)]) else []
-        left = [(frame, one.images) for frame, one in zip(frames, shown, strict=True)]
-        budget = Budget(max(collected.seconds(len(shown)), LEAST), tell=partial(_tell_check, reporter))
-        found = _checks(subject, threat, threat_text, own, needs, reporter, budget, left, tape)
+        left = [one.images for one in shown]
+        attempt = Attempt(subject=subject, threat=threat, threat_text=threat_text, cells=cells, left=left, tape=tape)
+        found = checked(attempt, output.checks, reporter, collected.seconds(len(cells)))
         collected.check(subject, threat_text, found)
 
 
-def _tell_check(reporter: Reporter, name: str, place: int) -> None:
-    reporter.progress(name, place + 1, len(PROBES), 0, 0, place / len(PROBES))
-
-
-def _checks(
-    subject: Subject,
-    threat: Threat,
-    threat_text: str,
-    frames: Sequence[pd.DataFrame],
-    needs: dict[str, str],
-    reporter: Reporter,
-    budget: Budget,
-    left: Sequence[tuple[pd.DataFrame, Mapping[int, np.ndarray]]],
-    tape: Tape,
-) -> list[checks.Diagnostic]:
-    """The probes, with ever smaller micro-batches while the memory does not do."""
-    own = [frame for frame in frames if len(frame)]
-    if (
-        subject.bare is not None
-    ):  # the gradients of the system itself; what cameras break and spare is no sign of masking
-        subject, own, left = replace(subject.bare, shapes=subject.shapes), [], []
-        tape = Tape(subject=subject)
-    room: Subject | None = subject
-    why = ""
-    while room is not None:
-        try:
-            return probe_subject(room, threat, threat_text, own, needs, budget, left=left, tape=tape)
-        except torch.OutOfMemoryError:
-            why = "out of memory"
-        except ModelError as error:
-            why = str(error)
-            break
-        room = smaller(room, reporter)
-    return [checks.unchecked(name, why) for name in PROBES]
-
-
 def _closer(told: checks.Diagnostic, probed: checks.Diagnostic | None) -> checks.Diagnostic:
-    """What a probe found, or what the records told before it, where there was no time to probe."""
-    return told if probed is None or probed.detail.startswith(NO_TIME) else probed
+    """What a probe found, or what the records told before it, where it could not be probed for now."""
+    return told if probed is None or probed.for_now else probed
 
 
 @dataclass(kw_only=True)

@@ -176,13 +176,16 @@ def _just_outside(case: _Case) -> Likely | None:
     if not bool(near.any()):
         return None
     adv, most = case.adv[near], float(over[near].max())
-    inside = threat.eps is None or bool(threat.contains(adv, case.x[near]).all())
+    # dust beyond [0, 1] is dust beyond the ball where the image is black or white, and clipping mends both
+    clipped = adv.clamp(0, 1)
+    inside = threat.eps is None or bool(threat.contains(clipped, case.x[near]).all())
     if threat.eps is None or inside:
         return case.explained(near, "not-clipped", f"the examples leave [0, 1] by up to {most:.2g}; clip them")
     how, mistake = _rounding(adv)
     distance = float(case.distances[case.distances <= threat.eps + slack].max())
     text = (
-        f"the examples are {how}, which puts them up to {distance - threat.eps:.2g} outside the ball; round towards the"
+        f"the examples are {how}, which puts them up to {distance - threat.eps:.2g} outside the ball"
+        f"{f' and {most:.2g} outside [0, 1]; clip them and' if most > 0 else ';'} round towards the"
         f" clean image, or judge them under {threat.norm}:{_up(distance)}"
     )
     return case.explained(near, mistake, text)
@@ -256,6 +259,7 @@ def _values(case: _Case) -> Iterator[tuple[str, str, Change]]:
     yield "range", "the examples are in [-1, 1]; submit (x_adv + 1) / 2", lambda adv, _: adv / 2 + 0.5
     yield "range", "the examples are in 0 to 255; divide them by 255", lambda adv, _: adv / 255
     yield "range", "the examples were divided by 255 twice; multiply them by 255", lambda adv, _: adv * 255
+    yield "inverted", "the examples are negatives, black for white; submit 1 - x_adv", lambda adv, _: 1 - adv
     yield "perturbation", "these are the perturbations alone; submit x + perturbation", lambda adv, x: x + adv
     grey = "these are the perturbations around grey, 0.5; submit x + perturbation"
     yield "perturbation", grey, lambda adv, x: x + adv - 0.5
@@ -277,6 +281,10 @@ def _axes(case: _Case) -> Iterator[tuple[str, str, Change]]:
     if h == w:
         text = "height and width are exchanged; submit x_adv.transpose(0, 1, 3, 2)"
         yield "axes", text, lambda adv, _: adv.transpose(2, 3)
+        for turns, way in ((1, "to the left"), (-1, "to the right")):
+            text = f"the examples are turned {way} by 90 degrees; turn them back"
+            yield "turned", text, lambda adv, _, turns=turns: torch.rot90(adv, -turns, (2, 3))  # type: ignore[misc]
+    yield "turned", "the examples are turned by 180 degrees; turn them back", lambda adv, _: adv.flip(2, 3)
     if c > 1:
         text = (
             "the examples were reshaped between (h, w, c) and (c, h, w), which mixes pixels; transpose the axes instead"

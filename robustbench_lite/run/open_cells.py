@@ -92,8 +92,8 @@ def rows_of_open_cells(
             lost = _unjudged(own.drop_duplicates("index"), cell, bool(own["adaptive"].any()))
             known = ended(cell.key) if cell.key else records.head(0)
             known = known[known["index"].isin(lost["index"]) & (known["reason"] != FAILED)]
-            names = {"model": cell.model, "defense": cell.defense, "threat": cell.threat, "attack": cell.attack}
-            known = known.assign(dataset=lost["dataset"].iloc[0], **names, adaptive=lost["adaptive"].iloc[0])
+            told = {"model": cell.model, "defense": cell.defense, "threat": cell.threat, "attack": cell.attack}
+            known = known.assign(dataset=lost["dataset"].iloc[0], **told, adaptive=lost["adaptive"].iloc[0])
             frames += [one for one in (known, lost[~lost["index"].isin(known["index"])]) if len(one)]
     return pd.concat(frames, ignore_index=True) if frames else records.head(0)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from robustbench_lite import __version__
@@ -30,6 +32,7 @@ from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
 from robustbench_lite.run.cell import Cell
+from robustbench_lite.run.parquet import read_table, write_table
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
 from robustbench_lite.run.run_folder import read_environment as read_environment
@@ -56,7 +59,7 @@ class Output:
     """
 
     def __init__(self, folder: Path | None, plan: Plan, *, fresh: bool = False) -> None:
-        self.folder, self._plan = folder, plan
+        self.folder, self._plan, self._fresh = folder, plan, fresh
         self.records = Records(None if folder is None else folder / "records", fresh=fresh)
         self._clocks: list[dict[str, Any]] = []
         self._before: dict[str, dict[str, Any]] = {}
@@ -67,6 +70,11 @@ class Output:
                 str(row["key"]): {str(name): value for name, value in row.items()}
                 for row in read_timings(folder).to_dict("records")
             }
+
+    @property
+    def checks(self) -> Path | None:
+        """Where it is kept what the checks found; see `run.checks`."""
+        return None if self.folder is None else self.folder / "checks"
 
     @property
     def threads(self) -> int | None:
@@ -83,6 +91,8 @@ class Output:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
+            if self._fresh:
+                shutil.rmtree(self.folder / "checks", ignore_errors=True)
             self._state()
 
     def _state(self) -> None:
@@ -168,11 +178,13 @@ class Output:
         if self.folder is None:
             return measure()
         path = self.folder / kind / f"{name}.parquet"
-        with contextlib.suppress(OSError, ValueError):
-            return pd.read_parquet(path.absolute())
+        held = read_table(path)
+        if held is not None:
+            found: pd.DataFrame = held.to_pandas()
+            return found
         frame = measure()
         with writing(self.folder):
-            atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))
+            write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
         return frame
 
     def end(self, result: Any) -> None:

@@ -1,5 +1,6 @@
 """The plan: what is evaluated, as one frozen value that prints back as TOML. No torch here."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -99,7 +100,8 @@ class Plan:
         whole = isinstance(self.seed, int) and isinstance(self.slice_seed, int)
         if not whole or not -(2**63) <= self.seed < 2**63 or self.slice_seed < 0:
             raise UserError(
-                f"seed={self.seed}, slice_seed={self.slice_seed}; accepted: whole numbers, slice_seed from 0"
+                f"seed={cut(self.seed)}, slice_seed={cut(self.slice_seed)}; accepted: whole numbers of 64 bits,"
+                " slice_seed from 0"
             )
 
     def to_toml(self) -> str:
@@ -249,6 +251,8 @@ def _check_names(kind: str, values: tuple[str, ...]) -> None:
         if kind != "model":
             refuse_control(kind, value)
         sources = kind == "model" and (":" in value or "/" in value)  # the rest is a file's name, or options
+        if kind == "threat" and (decimal := re.fullmatch(r"(\w+:\d*),(\d+)", value)):
+            raise UserError(f"threat {cut(value)!r} has a comma in its number; write {cut('.'.join(decimal.groups()))}")
         if not sources and len(several := as_list(value)) > 1:
             each = " ".join(f"--{kind} {cut(one)}" for one in several)
             raise UserError(f"{kind} {cut(value)!r} is several; give each on its own: {each}")

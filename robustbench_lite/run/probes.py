@@ -90,7 +90,7 @@ def _checked(name: str, check: Callable[[Questions], Diagnostic], asked: Questio
     try:
         return check(asked)
     except ModelError as error:
-        return diagnostics.unchecked(name, str(error))
+        return diagnostics.unchecked(name, str(error), for_now=True)
 
 
 def _of_attacks(
@@ -265,7 +265,7 @@ def _on_survivors(
         return diagnostics.judged(name, 0.0, len(chosen), f"nothing survived {', '.join(tried['attack'].unique())}")
     ran = _ran(subject, alive, attack, threat)
     if ran.failed:
-        return diagnostics.unchecked(name, f"{attack} failed: {ran.failed}")
+        return diagnostics.unchecked(name, f"{attack} failed: {ran.failed}", for_now=True)
     broken = ran.rows[ran.rows["broken"].astype(bool)]
     told = diagnostics.judged(name, len(broken) / len(chosen), len(chosen), names)
     if name == "doubling-breaks-more" or told.status != "fired":
@@ -318,6 +318,8 @@ def _ran(subject: Subject, chosen: torch.Tensor, attack: Attack, threat: Threat,
     return run_cell(cell, Records(None), lambda done, broken: None)
 
 
+#: the attacks that the checks make
+PROBING = (UNBOUNDED, SECOND, BY_SCORES, CLASSIFIER_ALONE, *filter(None, COMPARED.values()))
 #: diagnostics that are probed on clean images that the system gets right
 ON_CLEAN: dict[str, Callable[[Subject, torch.Tensor, Threat], Diagnostic]] = {
     "nonfinite-gradients": gradient_probes.nonfinite_gradients,

@@ -10,11 +10,11 @@ computed.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from robustbench_lite.attack import Learned
 from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.hashing import hash_bytes
-from robustbench_lite.hashing.values import hash_table, hash_tensors
+from robustbench_lite.hashing.values import hash_tensors
+from robustbench_lite.run.parquet import read_table, write_table
 from robustbench_lite.run.verdict import REASONS
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -57,8 +58,6 @@ SCHEMA = pa.schema(
 COLUMNS = tuple(SCHEMA.names)
 _WHOLE_FILE, _NOTES, _LEARNED = "rows.parquet", "setup.json", "learned.safetensors"
 _STAGES = "stages.safetensors"
-#: where a file keeps the digest of its rows
-_DIGEST = b"rows"
 #: what no row may lack
 _VERDICT = ("index", "label", "clean_prediction", "prediction", "broken", "valid", "reason", "broken_8bit", "rejected")
 #: what a cell is called; the same numbers may stand under another name (a model file that was moved)
@@ -199,10 +198,9 @@ class Records:
 
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
         table = pa.Table.from_pandas(rows[list(COLUMNS)], schema=SCHEMA, preserve_index=False)
-        table = table.replace_schema_metadata({_DIGEST: hash_table(table)})
         assert self._folder is not None
         with writing(self._folder.parent):
-            atomic_write(path, lambda temporary: pq.write_table(table, temporary))
+            write_table(path, table.replace_schema_metadata())
 
 
 def _of_stage(place: int, tensors: Mapping[str, Tensor], figures: Mapping[str, float]) -> Learned:
@@ -214,13 +212,11 @@ def _of_stage(place: int, tensors: Mapping[str, Tensor], figures: Mapping[str, f
 
 def _read(path: Path, key: str) -> pd.DataFrame:
     """The rows of a file; none if it cannot be read, or is not as it was written for the cell with this key."""
-    try:
-        table = pq.read_table(path.absolute(), partitioning=None)
-        sound = table.schema.equals(SCHEMA) and (table.schema.metadata or {}).get(_DIGEST) == hash_table(table).encode()
-        if sound and _are_verdicts(rows := table.to_pandas(), key):
-            return rows
-    except (OSError, ValueError, pa.ArrowException):
-        pass
+    table = read_table(path)
+    if table is not None and table.schema.equals(SCHEMA):
+        with suppress(ValueError, pa.ArrowException):
+            if _are_verdicts(rows := table.to_pandas(), key):
+                return rows
     return _none()
 
 

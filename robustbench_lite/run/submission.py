@@ -288,12 +288,14 @@ def _pixels(array: np.ndarray, what: str) -> Tensor:
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     if bool((low >= 0).all()) and bool(((high > 2) & (high <= 255)).all()):
         top = float(high.max())
-        raise UserError(f"{what} ranges up to {top:g}; accepted: float in [0, 1], or uint8; divide it by 255")
+        white = "255" if 16 < top <= 255.5 else "what white is in it"
+        raise UserError(f"{what} ranges up to {top:g}; accepted: float in [0, 1], or uint8; divide it by {white}")
     return images
 
 
 def _check_numbers(array: np.ndarray, count: int, what: str) -> None:
     if array.dtype.kind not in "iu":
-        raise UserError(f"{what} is {array.dtype}; accepted: whole numbers")
+        cure = "; of flags the indices are np.flatnonzero(flags)" if array.dtype == bool else ""
+        raise UserError(f"{what} is {array.dtype}; accepted: whole numbers{cure}")
     if array.shape != (count,):
         raise UserError(f"{what} has shape {array.shape}; accepted: ({count},), one for each image")

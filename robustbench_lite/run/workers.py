@@ -21,6 +21,7 @@ from typing import Any
 
 from robustbench_lite.errors import UserError
 from robustbench_lite.guard import no_early_end
+from robustbench_lite.hashing.values import same_plugins
 from robustbench_lite.run.cell_ends import ended
 from robustbench_lite.run.clean_accuracy import clean_accuracy, warning
 from robustbench_lite.run.exact import steady_threads
@@ -189,7 +190,7 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
         setting = Setting.of(plan)
         output = Output(folder, plan, fresh=fresh)
         count = output.threads or setting.threads  # the run has chosen them before it shares its work
-        with no_early_end(), setting.opened(None, Silent()) as opened, steady_threads(count):
+        with no_early_end(), same_plugins(), setting.opened(None, Silent()) as opened, steady_threads(count):
             desk = _Desk(opened=opened, output=output, note=partial(tell, "note"))
             while True:
                 task: Task = boss.recv()

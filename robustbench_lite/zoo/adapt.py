@@ -213,6 +213,11 @@ def _read(mean: str, std: str, what: str) -> Normalisation:
         UserError: no numbers, or numbers for images from 0 to 255.
     """
     means, stds = numbers(mean, "mean"), numbers(std, "std")
+    if (max(means) > _LARGEST_MEAN and max(stds) < 1) or (max(stds) > _LARGEST_STD and 0 < max(means) < 1):
+        raise UserError(
+            f"{what + ': ' if what else ''}mean={_text(means)}, std={_text(stds)} do not belong together: one is for images"
+            " from 0 to 255; accepted: both for images in [0, 1]"
+        )
     if in_bytes((means, stds)):
         right = [_text(values) for values in scaled((means, stds))]
         named = f"{what}: " if what else ""

@@ -1,5 +1,6 @@
 """One way for every source: the network, its weights from a file, its normalisation, and the way in which it must be asked."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 
 from robustbench_lite import specs
 from robustbench_lite.errors import UserError, cut
-from robustbench_lite.zoo.adapt import Adaptation, Normalisation, adaptation_notes
+from robustbench_lite.zoo.adapt import NOTHING, Adaptation, Normalisation, adaptation_notes, applied
 from robustbench_lite.zoo.base import ImageData, LoadedModel, audit, file_at, probe_images, ready
 from robustbench_lite.zoo.compat import handling_of
-from robustbench_lite.zoo.constants import constant_texts, same_constants
+from robustbench_lite.zoo.constants import constant_texts, constants_beside, same_constants
 from robustbench_lite.zoo.weights import Filled, Trust, fill, read_weights
+
+#: what hubs call the description of a model of timm that lies beside its weights
+_HUB_CARD = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,9 @@ def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple
         UserError: as `read_weights` and `fill`; or a part without weights stood before the network, and nobody says what.
     """
     options = draft.options
-    held, opening = read_weights(path, allow_pickle=trust.pickles, allow_code=trust.code, part=options.part)
+    held, opening = read_weights(
+        path, allow_pickle=trust.pickles, allow_code=trust.code, part=options.part, prefix=options.prefix
+    )
     filled = fill(draft.inner(draft.network, held), held, path, prefix=options.prefix, strict=False)
     if filled.lost and not asked:
         raise UserError(
@@ -113,10 +119,37 @@ def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple
             " them, such as a normalisation: say which with normalize=imagenet|cifar10|0.5, or with mean and std;"
             " normalize=none says that there was none"
         )
+    if filled.unclear and not asked:
+        raise UserError(filled.unclear)
+    own, teller, beside = draft.own or applied(draft.network), path, filled.beside
+    if draft.own is not None and filled.constants is None and beside is None:
+        teller, beside = path.with_name(_HUB_CARD), _of_hub_card(path.with_name(_HUB_CARD))
+    if beside is not None and not asked and not same_constants(beside, own):
+        raise _told_beside(teller, beside, own)
     told: dict[str, Any] = {"weights": path.name}
     if opening:
         told["part"] = ".".join(opening)
     return filled, told | filled.notes()
+
+
+def _of_hub_card(path: Path) -> Normalisation | None:
+    """Mean and std in what hubs keep beside the weights of a model of timm; None without a file that can be read."""
+    try:
+        return constants_beside(json.loads(path.read_text(encoding="utf-8-sig")), ())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _told_beside(path: Path, beside: Normalisation, own: Normalisation | None) -> UserError:
+    """The question how images are normalised, where the file tells constants that are no part of its network."""
+    told, here = constant_texts(beside, 1), constant_texts(own or NOTHING, 1)
+    ours = (
+        f"the model normalises by mean=({here['mean']}), std=({here['std']})" if own else "the model does not normalise"
+    )
+    return UserError(
+        f"{cut(path)!r} tells mean=({told['mean']}), std=({told['std']}) beside the weights, and {ours}: say which with"
+        f" ;mean=({told['mean']});std=({told['std']}), or normalize=none if the network does it itself"
+    )
 
 
 def check_constants(constants: Normalisation, applied: Normalisation | None, path: Path) -> None:
@@ -138,17 +171,26 @@ def check_constants(constants: Normalisation, applied: Normalisation | None, pat
 
 def _with_constants(draft: Draft, filled: Filled, path: Path, channels: int) -> Draft:
     """The draft behind the normalisation that the file tells, where the user asks for no other one."""
-    if filled.constants is None or draft.options.normalize == "none":
+    constants = filled.constants
+    if constants is None or draft.options.normalize == "none":
         return draft
+    if channels == 1 and draft.options.grey is None:
+        constants = _of_one_channel(constants)
     if draft.options.normalisation is not None:
-        check_constants(filled.constants, draft.options.normalisation, path)
+        check_constants(constants, draft.options.normalisation, path)
         return draft
-    if same_constants(filled.constants, draft.own):
+    if same_constants(constants, draft.own):
         return draft
-    texts = constant_texts(filled.constants, 1 if draft.own is None else channels)
+    texts = constant_texts(constants, 1 if draft.own is None else channels)
     spec = replace(draft.spec, options={**draft.spec.options, **texts})  # so that a card names it as well
     options = replace(draft.options, mean=texts["mean"], std=texts["std"])
     return replace(draft, options=options, spec=spec)
+
+
+def _of_one_channel(constants: Normalisation) -> Normalisation:
+    """The same with one number, where all channels have the same."""
+    mean, std = constants
+    return (mean[:1], std[:1]) if len(set(mean)) == len(set(std)) == 1 else constants
 
 
 def _device(network: nn.Module) -> torch.device:

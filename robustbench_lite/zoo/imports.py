@@ -1,14 +1,15 @@
 """The user's own Python code: a file, or a module of a package, imported as it is now."""
 
 import ast
+import builtins
 import contextlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,14 +37,14 @@ def load_file(path: Path) -> ModuleType:
         root, name = package
         return _by_name(name, str(path), path.parent, root)
     name = f"rbl_user_{path.stem}_{hash_text(str(path.resolve()), 6)}"
-    made = importlib.util.spec_from_file_location(name, path)
+    loader = _Loader(name, str(path), _places(path.parent))
+    made = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert made is not None
-    assert made.loader is not None
     module = importlib.util.module_from_spec(made)
     sys.modules[name] = module  # so that classes defined there, and their source, can be found by name
     try:
         with importable(path.parent):
-            made.loader.exec_module(module)
+            loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -91,20 +92,78 @@ def importable(*folders: Path) -> Iterator[None]:
     A module of the user's that was imported before is imported anew where its file was changed since, or where another
     folder's module has its name. No bytecode is written: Python takes an edit within a second for none.
     """
-    places = list(dict.fromkeys(str(folder) for folder in (*map(_absolute, folders), *_working_directory())))
+    places = _places(*folders)
+    finder = _Finder(places)
     _forget(places)
     before, bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path[:0] = places
+    sys.meta_path.insert(0, finder)
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.dont_write_bytecode = bytecode
+        sys.meta_path.remove(finder)
         for place in places:
             with contextlib.suppress(ValueError):
                 sys.path.remove(place)
         _remember(set(sys.modules) - before, places)
+
+
+class _Import:
+    """The import statement of a module of the user's: what it could import while it was loaded it can import when it is called.
+
+    Args:
+        places: folders that were importable then.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places = places
+
+    def __call__(self, name: str, *more: Any, **options: Any) -> Any:
+        bring = builtins.__import__
+        level = options.get("level", more[3] if len(more) > 3 else 0)
+        if level or not self.has(name) or _place(self._found(name)) == _place(_spec_of(name.partition(".")[0])):
+            return bring(name, *more, **options)
+        with importable(*map(Path, self.places)):
+            return bring(name, *more, **options)
+
+    def has(self, name: str) -> bool:
+        """Whether the module lies in one of the folders."""
+        return self._found(name) is not None
+
+    def _found(self, name: str) -> ModuleSpec | None:
+        return PathFinder.find_spec(name.partition(".")[0], self.places)
+
+
+class _Loader(SourceFileLoader):
+    """Runs a file of the user's, with an import statement of its own."""
+
+    def __init__(self, name: str, path: str, places: Sequence[str]) -> None:
+        super().__init__(name, path)
+        self.places = places
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": _Import(self.places)}
+        super().exec_module(module)
+
+
+class _Finder:
+    """Has files in these folders run by `_Loader`; others are found as ever."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places = places
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        found = PathFinder.find_spec(name, path, target)
+        file = None if found is None else found.origin
+        if found is None or file is None or type(found.loader) is not SourceFileLoader or "site-packages" in file:
+            return None
+        if any(Path(file).is_relative_to(place) for place in self.places):
+            found.loader = _Loader(name, file, self.places)
+            return found
+        return None
 
 
 def _by_name(name: str, what: str, *folders: Path) -> ModuleType:
@@ -193,6 +252,11 @@ def _place(found: ModuleSpec | None) -> tuple[str, ...]:
     if found is None:
         return ()
     return (str(found.origin),) if found.origin else tuple(map(str, found.submodule_search_locations or ()))
+
+
+def _places(*folders: Path) -> list[str]:
+    """These folders and the working directory, each once."""
+    return list(dict.fromkeys(str(folder) for folder in (*map(_absolute, folders), *_working_directory())))
 
 
 def _absolute(folder: Path) -> Path:

@@ -23,6 +23,7 @@ from robustbench_lite.zoo.given import as_network
 from robustbench_lite.zoo.hubs import load_hub, suggestions
 from robustbench_lite.zoo.pickles import run_pickle
 from robustbench_lite.zoo.robustbench import load_robustbench
+from robustbench_lite.zoo.state_dicts import numbered_items
 from robustbench_lite.zoo.user_code import is_code, load_code, load_export, load_torchscript
 from robustbench_lite.zoo.weights import PICKLES, Trust, check_readable
 
@@ -330,8 +331,10 @@ def _whole_network(
 ) -> LoadedModel:
     """The network that a pickle holds, code and all; the user vouches for the file."""
     check_readable(path, trust)
+    if options.prefix is not None and options.arch is None:
+        raise UserError(f"checkpoint:{cut(path)}: prefix is for weights whose architecture is named with ;arch=SPEC")
     opening: list[str] = []
-    held = run_pickle(path)
+    held = numbered_items(run_pickle(path))
     for name in filter(None, (options.part or "").split(".")):
         inside = held if isinstance(held, Mapping) else {}
         if name not in inside:

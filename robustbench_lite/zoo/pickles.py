@@ -5,13 +5,15 @@ made here in its place: nothing of numpy, pathlib or OmegaConf is imported or ca
 """
 
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -101,6 +103,8 @@ _MAPPINGS: Mapping[str, tuple[str, ...]] = {
 _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 #: the same of what holds items in a row
 _LISTS: Mapping[str, tuple[str, ...]] = {"builtins": ("list",), "collections": ("deque",)}
+#: how many pickles an old file of torch begins with, the last of which holds the objects; bytes of a larger one are not read
+_OLD_PICKLES, _LARGEST = 4, 1 << 27
 #: what torch says of a type that it was not told of
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>")
 
@@ -214,6 +218,43 @@ def holds_code(path: Path) -> UserError:
     )
 
 
+def holds_network(path: Path) -> bool:
+    """Whether a pickle of torch's names layers, and so holds a whole network; its instructions are read and not followed."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                return any(_names_layers(file) for _ in range(_OLD_PICKLES))
+        with zipfile.ZipFile(path) as archive:
+            inside = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
+            if inside is None or inside.file_size > _LARGEST:
+                return False
+            with archive.open(inside) as file:
+                return _names_layers(file)
+    except Exception:  # zip and pickle fail in many ways on damaged bytes; whoever reads the file says why
+        return False
+
+
+def _names_layers(file: IO[bytes]) -> bool:
+    """Whether the next pickle of the file makes layers of torch."""
+    memo, texts, last = dict[Any, Any](), [""], None
+    for instruction, argument, _ in pickletools.genops(file):
+        name, value = instruction.name, argument
+        if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            memo[len(memo) if value is None else value] = last
+            continue
+        last = memo.get(value) if name.endswith("GET") else value
+        if isinstance(last, str) and name != "GLOBAL":
+            texts.append(last)
+        named = str(value).replace(" ", ".") if name == "GLOBAL" else ".".join(texts[-2:]) * (name == "STACK_GLOBAL")
+        if _is_layer(named):
+            return True
+    return False
+
+
+def _is_layer(kind: str) -> bool:
+    return kind.startswith(("torch.nn.modules.", "torch.fx.")) and not kind.startswith("torch.nn.modules.loss")
+
+
 @cache
 def _stand_ins() -> tuple[Any, ...]:
     """A class for each name, called as the name that it stands for."""
@@ -237,7 +278,7 @@ def _refused(path: Path, error: Exception) -> UserError:
     if found is None:
         return UserError(f"{cut(path)!r} is corrupt, or no checkpoint: {cause_of(error)}")
     kind = found[1] or found[2]
-    if kind.startswith(("torch.nn.modules.", "torch.fx.")) and ".loss." not in kind:
+    if _is_layer(kind):
         return holds_code(path)
     return UserError(
         f"{cut(path)!r} holds an object of type {kind}, which takes code to be read, and was not loaded; save the"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.errors import UserError, cut, nearest, unknown
 from robustbench_lite.zoo.adapt import Normalisation
-from robustbench_lite.zoo.constants import CONSTANTS, constants_in
+from robustbench_lite.zoo.constants import constant_of, constants_beside, constants_in, has_constants
 from robustbench_lite.zoo.pickles import Array
 
 #: under which names state dicts are kept
@@ -37,6 +37,8 @@ _NO_NETWORKS = (
 #: what wrappers put into the middle of names: torch.compile, FSDP, activation checkpoints, and DataParallel
 _MARKERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = "module"
+#: what the numbers of a normalisation are called here that a file tells beside the weights
+_BESIDE = ("(beside the weights).mean", "(beside the weights).std")
 #: a counter of batch normalisation, which old files do not hold
 OPTIONAL = "num_batches_tracked"
 #: how deep a state dict may lie
@@ -52,6 +54,8 @@ class Fit:
         keys: the names in the file, by the module's. stripped: what was taken from the names.
         left: names in the file that belong to other parts of it. constants: mean and std of a normalisation that the file
             holds and the module does not. lost: the prefix under which a part without weights stood before the network.
+        unclear: why a normalisation in the file cannot be told. beside: mean and std that are told beside the weights, where
+            neither they nor the module hold any.
     """
 
     weights: dict[str, Tensor]
@@ -60,19 +64,49 @@ class Fit:
     left: tuple[str, ...] = ()
     constants: Normalisation | None = None
     lost: str = ""
+    unclear: str = ""
+    beside: Normalisation | None = None
 
 
-def opened(held: Any, path: Path, part: str | None = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def opened(
+    held: Any, path: Path, part: str | None = None, prefix: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict in what a file held, and the names that led to it.
 
     Args:
         part: which network, where the file holds several: a name, or a path of names such as `ema.model`; where the weights
-            lie flat, what their names begin with.
+            lie flat, what their names begin with. prefix: what the names begin with, wherever in the file, where no part is
+            chosen; the names of parts that lead to the weights may stand in it.
 
     Raises:
         UserError: there is none, there are several and none was chosen, or not the chosen one.
     """
-    opening: tuple[str, ...] = ()
+    if part is not None:
+        held = numbered_items(held)
+    weights, opening = _found(held, path, part, prefix)
+    beside = constants_beside(held, opening)
+    if beside is not None:
+        weights = weights | dict(zip(_BESIDE, map(torch.tensor, beside), strict=True))
+    return weights, opening
+
+
+def _found(held: Any, path: Path, part: str | None, prefix: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    elsewhere = _beginning_with(_mapping(held), prefix) if prefix and part is None else []
+    try:
+        weights, opening = _opened(held, path, part)
+    except UserError:
+        if len(elsewhere) == 1:
+            return elsewhere[0]
+        raise
+    if elsewhere and not any(name.startswith(str(prefix)) for name in weights):
+        if len(elsewhere) > 1:
+            raise _several(path, [".".join(names) for _, names in elsewhere])
+        return elsewhere[0]
+    return weights, opening
+
+
+def _opened(held: Any, path: Path, part: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    whole, opening = held, tuple[str, ...]()
     held = _mapping(held)
     if part is not None:
         held, opening = _chosen(held, part, path)
@@ -81,7 +115,10 @@ def opened(held: Any, path: Path, part: str | None = None) -> tuple[dict[str, Te
     weights = _tensors(held)
     if not weights:
         known = "state_dict, model_state_dict, model, net and their kin"
-        raise UserError(f"{cut(path)!r} holds no state dict; accepted: one, or one under {known}")
+        items = numbered_items(whole)
+        inside = [] if opening or items is whole else [name for name, one in items.items() if _holds(one)]
+        also = f", or an item of its list with ;part={inside[0]}" if inside else ""
+        raise UserError(f"{cut(path)!r} holds no state dict; accepted: one, or one under {known}{also}")
     return weights, opening
 
 
@@ -92,14 +129,16 @@ def fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path,
         own: the module's state dict. prefix: a text that the names begin with, where the user says so.
 
     Raises:
-        UserError: no name begins with the prefix, several networks fit, or there are constants of several normalisations.
+        UserError: no name begins with the prefix, or several networks fit.
     """
+    mean, std = map(weights.get, _BESIDE)
+    beside = None if mean is None or std is None else (tuple(mean.tolist()), tuple(std.tolist()))
+    weights = {key: value for key, value in weights.items() if key not in _BESIDE}
     names, head = _cut(weights, prefix, path)
     match = _best(names, own, weights, path)
     keys = match.keys(names)
-    constants, spent = constants_in(
-        weights, {key for name, key in keys.items() if name in own}, head + match.prefix, path
-    )
+    loaded = {key for name, key in keys.items() if name in own}
+    constants, spent, unclear = constants_in(weights, loaded, head + match.prefix, path)
     keys = {name: key for name, key in keys.items() if key not in spent}
     used = set(keys.values())
     whole = head + match.prefix
@@ -110,6 +149,8 @@ def fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path,
         left=tuple(key for key in weights if key not in used and key not in spent and not key.endswith(OPTIONAL)),
         constants=constants,
         lost=whole if constants is None and _lacks_a_part(whole, weights) else "",
+        unclear=unclear,
+        beside=None if constants or unclear or has_constants(own) else beside,
     )
 
 
@@ -141,6 +182,15 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def numbered_items(held: Any) -> Any:
+    """A list, or a mapping by whole numbers, as one by their texts: its parts are called `0`, `1` and so on."""
+    if isinstance(held, (list, tuple)):
+        held = dict(enumerate(held))
+    if isinstance(held, Mapping) and held and all(type(name) is int for name in held):
+        return {str(name): value for name, value in held.items()}
+    return held
+
+
 def _tensors(held: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors by name, arrays of numpy among them."""
     read = {name: value.tensor() if isinstance(value, Array) else value for name, value in held.items()}
@@ -159,10 +209,24 @@ def _next(held: Mapping[Any, Any], path: Path, opening: tuple[str, ...]) -> str 
     if not names and not _tensors(held):
         names = list(_networks(held))
     if len(names) > 1:
-        choice = ", ".join(map(cut, names[:10]))
-        first = ".".join((*opening, names[0]))
-        raise UserError(f"{cut(path)!r} holds several networks: {choice}; choose one with ;part={first}")
+        raise _several(path, [".".join((*opening, name)) for name in names])
     return names[0] if names else None
+
+
+def _several(path: Path, names: list[str]) -> UserError:
+    choice = ", ".join(map(cut, names[:10]))
+    return UserError(f"{cut(path)!r} holds several networks: {choice}; choose one with ;part={names[0]}")
+
+
+def _beginning_with(held: Mapping[Any, Any], prefix: str) -> list[tuple[dict[str, Tensor], tuple[str, ...]]]:
+    """The tensors whose names begin so, with the names of what they lie in; of the outermost places that have any."""
+    found: dict[int, list[tuple[dict[str, Tensor], tuple[str, ...]]]] = {}
+    for names, inner in _levels(held):
+        flat = {".".join((*more, name)): value for more, one in _levels(inner) for name, value in _tensors(one).items()}
+        there = {name: value for name, value in flat.items() if name.startswith(prefix)}
+        if there:
+            found.setdefault(len(names), []).append((there, names))
+    return found[min(found)] if found else []
 
 
 def _networks(held: Mapping[Any, Any]) -> Iterator[str]:
@@ -182,16 +246,40 @@ def _holds(value: Any, depth: int = 0) -> bool:
 
 def _chosen(held: Mapping[Any, Any], part: str, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
     """What lies under that name or path of names, at the top or deeper; of flat weights, those whose names begin so."""
+    found: dict[int, list[tuple[Mapping[Any, Any], tuple[str, ...]]]] = {}
     for names, inner in _levels(held):
         below = _below(inner, part)
         if below is not None:
-            return below[0], (*names, *below[1])
-        flat = {name: value for name, value in _tensors(inner).items() if name.startswith(f"{part}.")}
-        if flat:
-            return {name[len(part) + 1 :]: value for name, value in flat.items()}, (*names, part)
+            found.setdefault(len(names), []).append((below[0], (*names, *below[1])))
+        elif flat := _flat(_tensors(inner), part):
+            found.setdefault(len(names), []).append((flat, (*names, part)))
+    outermost = found[min(found)] if found else []
+    if len(outermost) > 1:
+        raise _several(path, [".".join(names) for _, names in outermost])
+    if outermost:
+        return outermost[0]
     known = [".".join(names) for names, inner in _levels(held) if names and _holds(inner)]
-    known += list(dict.fromkeys(name.partition(".")[0] for name in _tensors(held) if "." in name))
+    known += dict.fromkeys(
+        name.partition(".")[0] for _, inner in _levels(held) for name in _tensors(inner) if "." in name
+    )
     raise unknown(f"part of {cut(path.name)}", part, known)
+
+
+def _flat(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of a part whose name stands in theirs, at the beginning or after what all wrappers put before it.
+
+    Their names are those without it, unless a normalisation lies beside the part or is missing there.
+    """
+    heads = {name[: f".{name}".index(f".{part}.")] for name in weights if f".{part}." in f".{name}"}
+    head = min(heads, key=len, default=None)
+    if head is None or (head and len(heads) > 1):
+        return {}
+    whole = f"{head}{part}."
+    mine = {name: value for name, value in weights.items() if name.startswith(whole)}
+    beside = {name: value for name, value in weights.items() if name not in mine and has_constants({name: value})}
+    if _lacks_a_part(whole, weights) or (beside and not has_constants(mine)):
+        return beside | mine
+    return {name[len(whole) :]: value for name, value in mine.items()}
 
 
 def _levels(
@@ -255,8 +343,9 @@ def _cut(weights: Mapping[str, Tensor], prefix: str | None, path: Path) -> tuple
         return {key: key for key in weights}, ""
     keys = [key for key in weights if key.startswith(prefix)]
     if not keys:
-        heads = list(dict.fromkeys(f"{key.rpartition('.')[0]}." for key in weights if "." in key))
-        guess = nearest(prefix, heads)
+        inside = {key[: place + len(prefix)] for key in weights if (place := f".{key}".find(f".{prefix}")) >= 0}
+        heads = [f"{key[: len(key) - len(last)]}" for key in weights if (last := key.rpartition(".")[2]) != key]
+        guess = min(inside, key=len, default=None) or nearest(prefix, dict.fromkeys(heads))
         also = f"; did you mean {guess}?" if guess else f"; they are like {cut(next(iter(weights)))}"
         raise UserError(f"no name in {cut(path)!r} begins with prefix={cut(prefix)}{also}")
     whole = f"{prefix}." if all(key[len(prefix) :].startswith(".") for key in keys) else prefix
@@ -328,7 +417,7 @@ def _prefix(
 def _small(name: str) -> bool:
     """Whether it is no weight of a layer: a counter, or a constant of normalisation."""
     last = name.rpartition(".")[2]
-    return last in ("n_averaged", OPTIONAL) or last in CONSTANTS
+    return last in ("n_averaged", OPTIONAL) or constant_of(last) is not None
 
 
 def _same_shapes(

@@ -1,6 +1,7 @@
 """The user's own networks: a function, a class or a network in a Python file or package, or a file that holds a program."""
 
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -50,6 +51,30 @@ class FromFile(nn.Module):
         return f"code={self.digest}"
 
 
+class _Folder:
+    """Inside, the user's code may change the working directory, and finds it so the next time; outside it is what it was."""
+
+    _outside: str | None = None
+    _inside: str | None = None
+
+    def __enter__(self) -> None:
+        self._outside = self._now()
+        if self._inside is not None:
+            os.chdir(self._inside)
+
+    def __exit__(self, *error: object) -> None:
+        self._inside = self._now()
+        if self._outside is not None:
+            os.chdir(self._outside)
+
+    @staticmethod
+    def _now() -> str | None:
+        try:
+            return str(Path.cwd())
+        except OSError:  # it was deleted
+            return None
+
+
 def is_code(name: str) -> bool:
     """Whether a name means Python code: `FILE.py:NAME`, `package.module:NAME`, or `module:NAME` of a module that is there."""
     place, colon, rest = name.rpartition(":")
@@ -78,7 +103,9 @@ def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
     place, _, name = spec.name.rpartition(":")
     options = specs.build(CodeOptions, spec.options, name=spec.name)
     path = file_at(place) if place.endswith(".py") else None
-    module = load_module(place) if path is None else load_file(path)
+    folder = _Folder()
+    with folder:
+        module = load_module(place) if path is None else load_file(path)
     target = member(module, name, cut(module.__name__ if path is None else path.name))
     folders = () if path is None else (path.parent,)
     ready_made = isinstance(target, nn.Module) or _answers_images(target)
@@ -86,7 +113,8 @@ def load_code(spec: specs.Spec, data: ImageData, trust: Trust) -> LoadedModel:
         raise UserError(f"{cut(spec.name)} is no builder of networks, and cannot be trained anew; leave out train=true")
 
     def made() -> tuple[nn.Module, str]:
-        value = target if ready_made else _called(target, folders, spec.name, data)
+        with folder:
+            value = target if ready_made else _called(target, folders, spec.name, data)
         return as_network(value, cut(spec.name))
 
     network, kind = made()

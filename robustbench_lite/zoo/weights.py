@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_lite.errors import UserError, cause_of, cut
 from robustbench_lite.zoo.adapt import Normalisation
 from robustbench_lite.zoo.base import is_file, missing
-from robustbench_lite.zoo.pickles import read_pickle, run_pickle
+from robustbench_lite.zoo.pickles import holds_network, read_pickle, run_pickle
 from robustbench_lite.zoo.state_dicts import OPTIONAL, deeper_than, fitted, opened
 
 #: how many keys are named: of those that do not fit, and of those that are left out
@@ -37,13 +37,15 @@ class Filled:
 
     Args:
         stripped: taken from the names in the file. left_out: names that belong to no weight of the network.
-        constants: of a normalisation in the file that the network does not have. lost: see `state_dicts.Fit`.
+        constants: of a normalisation in the file that the network does not have. lost, unclear, beside: see `state_dicts.Fit`.
     """
 
     stripped: tuple[str, ...]
     left_out: tuple[str, ...]
     constants: Normalisation | None
     lost: str
+    unclear: str
+    beside: Normalisation | None
 
     def notes(self) -> dict[str, Any]:
         """For `loading`, as plain JSON values."""
@@ -54,7 +56,12 @@ class Filled:
 
 
 def read_weights(
-    path: Path, *, allow_pickle: bool = False, allow_code: bool = False, part: str | None = None
+    path: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    part: str | None = None,
+    prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors in a file, and which containers were opened around them.
 
@@ -63,14 +70,15 @@ def read_weights(
     Args:
         allow_code: run the code of a pickle that cannot be read without it, such as a whole network's.
         part: which network, of a file that holds several (`last` and `best`, `model` and its average `ema`).
+        prefix: what the names of its weights begin with, which may say the same.
 
     Raises:
         UserError: no such file, a corrupt one, a pickle that was not allowed, or several networks and none chosen.
     """
     check_readable(path, Trust(pickles=allow_pickle, code=allow_code))
     if path.suffix.lower() == ".safetensors":
-        return opened(_safetensors(path), path, part)
-    return opened(_unpickled(path, allow_code), path, part)
+        return opened(_safetensors(path), path, part, prefix)
+    return opened(_unpickled(path, allow_code), path, part, prefix)
 
 
 def check_readable(path: Path, trust: Trust) -> None:
@@ -89,6 +97,11 @@ def check_readable(path: Path, trust: Trust) -> None:
             f"{cut(path)!r} is no file of weights; accepted: .safetensors, or .pt and its kin with --allow-pickle"
         )
     if kind in PICKLES and not (trust.pickles or trust.code):
+        if holds_network(path):
+            raise UserError(
+                f"checkpoint {cut(path.name)!r} is a pickle and could run code, and it holds a whole network, which takes its"
+                " code to be read; save its state_dict, or pass --allow-code if you trust the file"
+            )
         raise UserError(
             f"checkpoint {cut(path.name)!r} is a pickle and could run code;"
             " convert it to .safetensors, or pass --allow-pickle"
@@ -139,6 +152,8 @@ def fill(
     if not own:
         raise UserError(f"the network has no weights that {cut(path)!r} could be loaded into")
     fit = fitted(weights, own, path, prefix)
+    if strict and fit.unclear:
+        raise UserError(fit.unclear)
     for name in (name for name in own if name in fit.weights):  # in the order of the layers: one message names one key
         _check_tensor(name, fit.weights[name], own[name], path)
     try:
@@ -155,7 +170,14 @@ def fill(
         raise _no_fit(path, lacking, [fit.keys[name] for name in odd], list(fit.weights))
     _not_deeper(path, set(own), odd)
     left = (*(fit.keys[name] for name in odd), *fit.left)
-    return Filled(stripped=fit.stripped, left_out=left, constants=fit.constants, lost=fit.lost)
+    return Filled(
+        stripped=fit.stripped,
+        left_out=left,
+        constants=fit.constants,
+        lost=fit.lost,
+        unclear=fit.unclear,
+        beside=fit.beside,
+    )
 
 
 def _no_fit(path: Path, lacking: list[str], odd: list[str], held: list[str]) -> UserError:
@@ -214,6 +236,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        return dict(sorted(load(path.read_bytes()).items()))  # its reader gives them in any order
     except Exception as error:  # its reader and the header's values fail in many ways on damaged bytes
         raise UserError(f"{cut(path)!r} is corrupt or truncated: {cause_of(error)}") from error

@@ -122,6 +122,12 @@ HINTS = {
     "evaluate --output dir": "--out dir",
     "evaluate -v": "--verbose",
     "evaluate --arch resnet18": "--model resnet18",
+    "evaluate --threat-model L2 --eps 0.5": "--threat L2:0.5",
+    "evaluate --dataset-dir photos": "--data-root photos",
+    "evaluate --normalize imagenet": "--model 'NAME;normalize=imagenet'",
+    "evaluate --mean 0.5": "--model 'NAME;normalize=imagenet'",
+    "evaluate --split val": "option of the dataset",
+    "evaluate --num-classes 10": "option of the dataset",
 }
 
 
@@ -142,6 +148,23 @@ def test_a_hint_names_no_option_that_the_command_has_not(here: Here, capsys: pyt
         said = capsys.readouterr().err
         assert "write" not in said
         assert "no such option" in said
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--device", "cuda\r"], r"rbl: device=cuda\x{d}; accepted: auto, cpu, cuda, cuda:0; did you mean 'cuda'?"),
+        (["--threat", "Linf:0,1"], "rbl: threat 'Linf:0,1' has a comma in its number; write Linf:0.1"),
+        (["--seed", str(2**64)], "accepted: whole numbers of 64 bits"),
+    ],
+)
+def test_the_cause_and_the_cure_are_those_of_this_value(
+    words: list[str], told: str, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("evaluate", *words) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.splitlines()) == 1
 
 
 LONG = "x" * 5000

@@ -26,11 +26,12 @@ from toys import Climb, samples, two_layers
 from robustbench_lite.attack import Attack, Goal, Needs, State
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.randomness import Draws
-from robustbench_lite.run import run_cell
+from robustbench_lite.run import output, run_cell
 from robustbench_lite.run.engine import _Engine
 from robustbench_lite.run.evaluate import evaluate
 from robustbench_lite.threat import Threat
 
+LOADED = output  # once, rather than in every child
 run_cell._FLUSH_SECONDS = 0.02
 PAUSE = 0.004
 

@@ -5,8 +5,8 @@ import torch
 from toys import Climb, samples, two_layers
 
 from robustbench_lite.results.diagnostics import Diagnostic, judged, unchecked
-from robustbench_lite.run import budget, evaluate, probes
-from robustbench_lite.run.budget import NO_TIME, Budget
+from robustbench_lite.run import budget, checks, evaluate, probes
+from robustbench_lite.run.budget import Budget
 from robustbench_lite.run.evaluate import _closer
 from robustbench_lite.run.reporter import Silent
 
@@ -22,7 +22,7 @@ def test_a_check_that_begins_ends_and_later_ones_are_unchecked() -> None:
     names = ("zero-gradients", "answers-vary", "nan-scores")
     found = [one.check(name, slow) for name in names]
     assert [check.status for check in found] == ["clear", "clear", "unchecked"]
-    assert found[-1] == unchecked("nan-scores", "no time left (budget 12 s)")
+    assert found[-1] == unchecked("nan-scores", "no time left (budget 12 s)", for_now=True)
     assert told == [("zero-gradients", 0), ("answers-vary", 1)]
 
 
@@ -32,7 +32,7 @@ def test_without_a_number_there_is_no_end() -> None:
 
 def test_what_records_tell_stands_where_there_was_no_time_to_look_closer() -> None:
     told = judged("noise-beats-gradient", 0.5, 10)
-    late = unchecked("noise-beats-gradient", f"{NO_TIME} (budget 1 s)")
+    late = unchecked("noise-beats-gradient", "no time left (budget 1 s)", for_now=True)
     looked = unchecked("noise-beats-gradient", "no sample is right on its clean image")
     assert _closer(told, late) is told
     assert _closer(told, None) is told
@@ -42,7 +42,7 @@ def test_what_records_tell_stands_where_there_was_no_time_to_look_closer() -> No
 @pytest.fixture
 def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No check may take any time, but what the attacks took; and that was nothing."""
-    monkeypatch.setattr(evaluate, "LEAST", 0.0)
+    monkeypatch.setattr(checks, "LEAST", 0.0)
     monkeypatch.setattr(evaluate._Collected, "seconds", lambda self, cells: 0.0)
     return
 
@@ -80,11 +80,11 @@ def test_a_run_says_what_it_had_no_time_for_and_what_records_tell_all_the_same()
 
 
 def test_the_checks_are_told_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "LEAST", 1e9)
+    monkeypatch.setattr(checks, "LEAST", 1e9)
     heard = Listening()
     told = found(heard)
     assert "zero-gradients" in heard.checks
     assert heard.checks == [name for name in probes.PROBES if name in heard.checks]
-    assert not any(detail.startswith(NO_TIME) for _, detail in told.values())
+    assert not any(detail.startswith("no time left") for _, detail in told.values())
     assert budget.LEAST > 0
     assert torch.is_grad_enabled()

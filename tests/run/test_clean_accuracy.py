@@ -16,7 +16,7 @@ import robustbench_lite as rbl
 from robustbench_lite.data.tensors import from_tensors
 from robustbench_lite.results.diagnostics import Diagnostic
 from robustbench_lite.run.clean_accuracy import clean_accuracy
-from robustbench_lite.run.cures import _options
+from robustbench_lite.run.cures import Cure, _options, _Said, _set_against
 from robustbench_lite.run.matches import as_many_by_chance
 from robustbench_lite.run.reporter import Silent
 from robustbench_lite.run.subject import prepare
@@ -169,6 +169,38 @@ def test_pixels_that_a_model_was_not_trained_on_are_told_with_their_cure(model: 
 )
 def test_a_cure_is_written_as_the_models_options_are(model: str, told: str) -> None:
     assert _options(model, "mean=(0);std=(1)") == told
+
+
+class Mnist(Split):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x * 0.3081 + 0.1307 - 0.46) / 0.35)
+
+
+def test_the_constants_of_a_usual_set_of_grey_images_are_tried() -> None:
+    x, y = levels()
+    found = of(System(model=Mnist(), num_classes=3, input_shape=(1, 4, 4)), x, y)
+    assert "normalised by mean 0.131, std 0.308: add ;mean=(0.131);std=(0.308) to the model" in found.detail
+
+
+@pytest.mark.parametrize("share, words", [(0.25, False), (0.9, True)])
+def test_a_cure_that_leaves_most_answers_wrong_is_no_cause(share: float, words: bool) -> None:
+    labels = list(range(10)) * 30
+    draw = np.random.default_rng(0)
+    others = [(label + draw.integers(2, 10)) % 10 for label in labels]
+    answers = [
+        (label + 1) % 10 if draw.random() < share else int(other) for label, other in zip(labels, others, strict=True)
+    ]
+    found = checked(labels, answers, 10)
+    assert found.status == "fired"
+    assert ("shifted by -1" in found.detail) is words
+    assert "another order" not in found.detail
+
+
+@pytest.mark.parametrize("after, helps", [(60, False), (76, True), (98, True)])
+def test_a_cure_that_leaves_most_of_the_wrong_answers_is_none(after: int, helps: bool) -> None:
+    ranks = np.arange(100)
+    found = _set_against(Cure(means="", do=""), _Said(right=ranks < 40), _Said(right=ranks < after), 10)
+    assert (found is not None) is helps
 
 
 class To255(Split):

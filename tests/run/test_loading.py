@@ -122,7 +122,9 @@ def test_code_in_files_runs_only_where_it_is_allowed(folder: Path, capsys: pytes
     )
     more = ("--no-diagnostics", "--out", "run")
     assert main((*command, *more)) == 2
-    assert "is a pickle and could run code" in capsys.readouterr().err
+    first = capsys.readouterr().err
+    assert "is a pickle and could run code, and it holds a whole network" in first
+    assert ("--allow-code" in first, "--allow-pickle" in first) == (True, False)
     assert main((*command, *more, "--allow-pickle")) == 2
     assert "holds a whole network" in (said := capsys.readouterr().err)
     assert "--allow-code" in said

@@ -78,6 +78,11 @@ MISTAKES: dict[str, tuple[Change, int, str, str]] = {
     "reshaped from hwc": (lambda adv, _: adv.permute(0, 2, 3, 1).reshape(adv.shape), 3, "axes", "reshaped between"),
     "blue first": (lambda adv, _: adv.flip(1), 3, "channels", "blue, green, red"),
     "mirrored": (lambda adv, _: adv.flip(3), 3, "mirrored", "mirrored, left and right"),
+    "upside down": (lambda adv, _: adv.flip(2), 1, "mirrored", "upside down"),
+    "turned left": (lambda adv, _: torch.rot90(adv, 1, (2, 3)), 1, "turned", "turned to the left by 90 degrees"),
+    "turned right": (lambda adv, _: torch.rot90(adv, -1, (2, 3)), 3, "turned", "turned to the right by 90 degrees"),
+    "turned about": (lambda adv, _: torch.rot90(adv, 2, (2, 3)), 1, "turned", "turned by 180 degrees"),
+    "negatives": (lambda adv, _: 1 - adv, 1, "inverted", "negatives, black for white; submit 1 - x_adv"),
     "ImageNet's constants": (IMAGENET, 3, "normalised", "ImageNet's mean and std"),
     "CIFAR's constants": (normalised(*CONSTANTS[1][1:]), 3, "normalised", "CIFAR-10's mean and std"),
     "MNIST's constants": (normalised(*CONSTANTS[4][1:]), 1, "normalised", "MNIST's mean and std"),
@@ -161,6 +166,14 @@ def test_examples_a_little_outside_the_box_were_not_clipped(tmp_path: Path) -> N
     assert found.likely is not None
     assert found.likely.mistake == "not-clipped"
     assert "by up to 1e-05; clip them" in found.likely.text
+
+
+def test_dust_outside_the_box_and_the_ball_is_clipped_before_another_radius_is_named(tmp_path: Path) -> None:
+    x, _ = images(1)
+    found = judged(tmp_path, (x + EPS * (x.flip(0) - 0.5).sign()).clamp(0, 1) - 1e-5, 1)
+    assert found.robust is None
+    assert found.likely is not None
+    assert "1e-05 outside the ball and 1e-05 outside [0, 1]; clip them and round" in found.likely.text
 
 
 def test_noise_has_no_explanation(tmp_path: Path) -> None:

@@ -7,14 +7,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from robustbench_lite.cache import atomic_savez
 from robustbench_lite.cli import main
 from robustbench_lite.errors import UserError
 from robustbench_lite.run import run_folder
 from robustbench_lite.run.evaluate import run
+from robustbench_lite.run.parquet import read_table, write_table
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.run_folder import read_examples
 
 PLAN = Plan(models=("linear",), defenses=("none",), attacks=("noise:draws=2", "fgsm"), samples="first:30")
 
@@ -282,3 +288,36 @@ def test_a_folder_that_is_called_as_unfinished_files_are_is_let_alone(folder: Pa
     os.utime(folder / ".mine.tmp", (0, 0))
     assert not run(PLAN, out=folder).failed
     assert (folder / ".mine.tmp").is_dir()
+
+
+@pytest.mark.parametrize("place", range(0, 60, 3))
+def test_damaged_examples_count_as_not_kept(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "examples.npz"
+    images = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+    atomic_savez(path, index=np.array([3, 5]), adv=images)
+    whole = path.read_bytes()
+    assert read_examples(path).keys() == {3, 5}
+    for at in (place, len(whole) - 1 - place):
+        for byte in (0, 0x21, 0xFF):  # 0x21 in the flags asks for a kind of compression that zipfile does not have
+            path.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+            kept = read_examples(path)
+            assert not kept or all(
+                np.array_equal(kept[index], image) for index, image in zip((3, 5), images, strict=True)
+            )
+
+
+def test_a_table_is_read_back_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    frame = pd.DataFrame({"count": [1, 2], "name": ["a", None], "share": [0.5, np.nan], "yes": [True, False]})
+    write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
+    held = read_table(path)
+    assert held is not None
+    pd.testing.assert_frame_equal(held.to_pandas(), frame)
+    edited = held.set_column(0, "count", pa.array([1, 3]))
+    pq.write_table(edited.replace_schema_metadata(held.schema.metadata), path)
+    assert read_table(path) is None
+    pq.write_table(held.replace_schema_metadata(), path)
+    assert read_table(path) is None
+    path.write_bytes(b"PAR1")
+    assert read_table(path) is None
+    assert read_table(tmp_path / "absent.parquet") is None

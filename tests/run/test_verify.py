@@ -258,6 +258,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "type": (lambda path: np.savez(path, x_adv=X5.astype(np.int64)), "is int64; accepted: uint8"),
     "text": (lambda path: np.savez(path, x_adv=np.full((5, 1, 4, 4), "a")), "is <U1; accepted: uint8"),
     "0 to 255": (lambda path: np.savez(path, x_adv=X5 + 200.0), "ranges up to 200; .*divide it by 255"),
+    "0 to 16": (lambda path: np.savez(path, x_adv=X5 + 16.0), "ranges up to 16; .*divide it by what white is in it"),
     "too many": (
         lambda path: np.savez(path, x_adv=np.concatenate((X5, X5))),
         "holds 10 examples, and there are 5 test",
@@ -267,6 +268,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "index twice": (lambda path: np.savez(path, x_adv=X5[:2], indices=[3, 3]), "index 3 stands twice"),
     "index shape": (lambda path: np.savez(path, x_adv=X5[:2], indices=[3]), r"shape \(1,\); accepted: \(2,\)"),
     "index float": (lambda path: np.savez(path, x_adv=X5[:1], indices=[0.0]), "is float64; accepted: whole numbers"),
+    "index flags": (lambda path: np.savez(path, x_adv=X5[:1], indices=[True]), r"is bool; .*np\.flatnonzero\(flags\)"),
     "labels": (lambda path: np.savez(path, x_adv=X5[:1], y=[1]), "says 1 of image 0, which tensors labels 0"),
 }
 

@@ -1,5 +1,7 @@
 """timm and torchvision, without a network."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -223,3 +225,20 @@ def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch, hub
 def test_bad_names_and_options_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         zoo.load(spec, **RGB)
+
+
+def test_constants_of_the_hubs_card_beside_the_weights_are_a_question_where_they_differ(tmp_path):
+    net = timm.create_model("test_resnet", num_classes=6).eval()
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    spec, config = f"timm:test_resnet;weights={tmp_path}/model.safetensors", tmp_path / "config.json"
+    own = {key: list(net.pretrained_cfg[key]) for key in ("mean", "std")}
+    other = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    for card in ({"pretrained_cfg": own}, {"pretrained_cfg": {}}, [], {"pretrained_cfg": 3}):
+        config.write_text(json.dumps(card))
+        assert zoo.load(spec, **RGB).trained
+    config.write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": other}))
+    with pytest.raises(UserError, match=r"config\.json' tells mean=\(0\.1,0\.2,0\.3\), .*the model normalises by"):
+        zoo.load(spec, **RGB)
+    asked = zoo.load(f"{spec};mean=(0.1,0.2,0.3);std=(0.4,0.5,0.6)", **RGB).module
+    mean, std = (torch.tensor(other[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(asked(X), net((X - mean) / std))

@@ -11,6 +11,7 @@ import torch
 
 from robustbench_lite import zoo
 from robustbench_lite.errors import UserError
+from robustbench_lite.hashing.values import hash_value
 
 DIGITS: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 8, 8)}
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -114,6 +115,29 @@ def test_helpers_of_one_name_in_two_folders_do_not_get_into_each_others_way(tmp_
         found.append(zoo.load(f"{folder / 'net.py'}:Net", **DIGITS).module)
     found[1].load_state_dict(found[0].state_dict() | {})
     torch.testing.assert_close(found[1](X), 2 * found[0](X))
+
+
+def test_what_a_forward_pass_imports_lies_beside_its_own_file(tmp_path: Path) -> None:
+    net = "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    net += "        self.fc = nn.Linear(64, 10)\n    def forward(self, x):\n        from near import bent\n"
+    net += "        return bent(self.fc(x.flatten(1)))\n"
+    found = []
+    for scale in (1.0, 2.0):
+        folder = tmp_path / f"folder{scale}"
+        folder.mkdir()
+        (folder / "net.py").write_text(net)
+        (folder / "near.py").write_text("def bent(x):\n    from far import SCALE\n    return x * SCALE\n")
+        (folder / "far.py").write_text(f"SCALE = {scale}\n")
+        found.append(zoo.load(f"{folder / 'net.py'}:Net", **DIGITS).module)
+    found[1].load_state_dict(found[0].state_dict())
+    for _ in range(2):
+        torch.testing.assert_close(found[1](X), 2 * found[0](X))
+    assert hash_value(found[0]) != hash_value(found[1])
+    (folder / "far.py").write_text("SCALE = 1.0\n")
+    again = zoo.load(f"{folder / 'net.py'}:Net", **DIGITS).module
+    again.load_state_dict(found[0].state_dict())
+    torch.testing.assert_close(again(X), found[0](X))
+    assert hash_value(again) == hash_value(found[0])
 
 
 @pytest.mark.parametrize(

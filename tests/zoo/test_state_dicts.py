@@ -297,6 +297,151 @@ def test_the_constants_of_a_robust_training_library_are_the_normalisation(
     assert torch.equal(loaded(code, tmp_path / "have.pt", ";normalize=none").module(X), net(X))
 
 
+THIRD = {"mean": [0.3], "std": [0.4]}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mean_", "std_"),
+        ("data_mean", "data_std"),
+        ("_mean", "_std"),
+        ("MEAN", "STD"),
+        ("mean_tensor", "std_tensor"),
+        ("normalise.dataset_mean", "normalise.dataset_std"),
+    ],
+)
+@pytest.mark.parametrize("options", ["", ";part=net", ";prefix=net."])
+def test_constants_are_known_by_the_words_of_their_names(
+    code: Path, net: nn.Module, tmp_path: Path, names: tuple[str, str], options: str
+) -> None:
+    constants = {name: torch.full((1, 1, 1), value) for name, value in zip(names, (0.3, 0.4), strict=True)}
+    torch.save(under("net.", net.state_dict()) | constants, tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", options).module(X), net((X - 0.3) / 0.4))
+
+
+@pytest.mark.parametrize(
+    "constants, message",
+    [
+        ({"norm.mean": torch.tensor([0.3]), "norm.variance": torch.tensor([0.16])}, "holds norm.mean, norm.variance"),
+        ({"0.mean": torch.tensor([0.3]), "0.istd": torch.tensor([2.5])}, "holds 0.mean, 0.istd"),
+        ({"normalize.m": torch.tensor([0.3]), "normalize.s": torch.tensor([0.4])}, "holds normalize.m, normalize.s"),
+        ({"mean": torch.tensor([0.3]), "std": torch.tensor([0.0])}, "holds a normalisation of no use"),
+        ({"mean": torch.tensor([0.3]), "std": torch.tensor([float("nan")])}, "holds a normalisation of no use"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_read_is_a_question_with_an_answer(
+    code: Path, net: nn.Module, tmp_path: Path, constants: State, message: str
+) -> None:
+    torch.save(under("net.", net.state_dict()) | constants, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=rf"{message}.*;mean=.*normalize=none"):
+        loaded(code, tmp_path / "net.pt")
+    asked = loaded(code, tmp_path / "net.pt", ";mean=0.3;std=0.4").module
+    torch.testing.assert_close(asked(X), net((X - 0.3) / 0.4))
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", ";normalize=none").module(X), net(X))
+
+
+@pytest.mark.parametrize(
+    "more", [THIRD, {"norm": {"mean": 0.3, "std": 0.4}}, {"config": THIRD}, {"mean": np.array([0.3]), "std": (0.4,)}]
+)
+def test_constants_beside_the_weights_are_a_question(
+    code: Path, net: nn.Module, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    torch.save({"state_dict": net.state_dict(), **more}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"tells mean=\(0.3\), std=\(0.4\) beside the weights.*normalize=none"):
+        loaded(code, tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", ";normalize=none").module(X), net(X))
+
+
+def test_numbers_of_a_log_are_no_normalisation(code: Path, net: nn.Module, tmp_path: Path) -> None:
+    torch.save({"model": net.state_dict(), "mean": 0.97, "std": 0.01, "log": THIRD}, tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt").module(X), net(X))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"logit_scale": torch.tensor(4.6)},
+        {"normalize.scale": torch.ones(1)},
+        {"head.normalization.weight": torch.ones(10), "head.normalization.bias": torch.ones(10)},
+        {"loss_metric.mean": torch.ones(1), "loss_metric.var": torch.ones(1)},
+    ],
+)
+def test_small_numbers_of_other_layers_are_no_question(
+    code: Path, net: nn.Module, tmp_path: Path, beside: State
+) -> None:
+    torch.save(under("net.", net.state_dict()) | beside, tmp_path / "net.pt")
+    assert loaded(code, tmp_path / "net.pt", ";normalize=none").notes["loading"]["left_out"]["count"] == len(beside)
+    assert loaded(code, tmp_path / "net.pt").trained
+
+
+def test_a_part_of_flat_names_keeps_the_question_of_what_stood_before(
+    code: Path, net: nn.Module, tmp_path: Path
+) -> None:
+    torch.save(under("module.1.", net.state_dict()), tmp_path / "net.pt")
+    for part in ("1", "module.1"):
+        with pytest.raises(UserError, match="a part without weights stood before"):
+            loaded(code, tmp_path / "net.pt", f";part={part}")
+
+
+def test_parts_are_found_inside_names_and_in_lists(code: Path, net: nn.Module, tmp_path: Path) -> None:
+    state = net.state_dict()
+    files: dict[str, Any] = {
+        "encoder_q": {"state_dict": under("module.encoder_q.", state) | under("module.encoder_k.", other(state))},
+        "1": [other(state), state],
+        "2": {1: other(state), 2: state},
+    }
+    for part, held in files.items():
+        torch.save(held, tmp_path / "net.pt")
+        torch.testing.assert_close(loaded(code, tmp_path / "net.pt", f";part={part}").module(X), net(X))
+    torch.save({"a": {"model": state}, "b": {"model": other(state)}}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"holds several networks: a\.model, b\.model; choose one with ;part=a\.model"):
+        loaded(code, tmp_path / "net.pt", ";part=model")
+
+
+def test_equal_constants_of_three_colours_are_one_for_grey_images(code: Path, net: nn.Module, tmp_path: Path) -> None:
+    constants = {"mean": torch.full((3,), 0.3), "std": torch.full((3,), 0.4)}
+    torch.save(under("net.", net.state_dict()) | constants, tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt").module(X), net((X - 0.3) / 0.4))
+
+
+@pytest.mark.parametrize(
+    "prefix, beside",
+    [
+        ("student.", lambda one: {"ema": {"model": other(one)}, "student": one}),
+        ("student", lambda one: {"model": other(one), "student": under("module.", one)}),
+        ("ema.model.", lambda one: {"ema": {"model": one}, "student": other(one)}),
+        ("body.", lambda one: {"model": under("net.", other(one)), "ema": under("body.", one)}),
+        ("body.", lambda one: {"model": other(one), "more": {"own": under("body.", one)}}),
+    ],
+)
+def test_a_prefix_is_looked_for_in_the_whole_file(
+    code: Path, net: nn.Module, tmp_path: Path, prefix: str, beside: Any
+) -> None:
+    torch.save(beside(net.state_dict()), tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", f";prefix={prefix}").module(X), net(X))
+
+
+def test_a_prefix_of_several_parts_is_a_question(code: Path, net: nn.Module, tmp_path: Path) -> None:
+    here = under("net.", net.state_dict())
+    torch.save({"model": net.state_dict(), "a": here, "b": under("net.", other(net.state_dict()))}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"holds several networks: a, b; choose one with ;part=a"):
+        loaded(code, tmp_path / "net.pt", ";prefix=net.")
+    torch.testing.assert_close(loaded(code, tmp_path / "net.pt", ";prefix=net.;part=a").module(X), net(X))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_right_permission_is_asked_for_at_once(code: Path, tmp_path: Path, zipped: bool, protocol: int) -> None:
+    how: dict[str, Any] = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    path, network = tmp_path / "net.pt", nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    words = {"state_dict": network.state_dict(), "act": "torch.nn.modules.activation.ReLU"}
+    for held, flag in ((network, "--allow-code"), ({"model": network}, "--allow-code"), (words, "--allow-pickle")):
+        torch.save(held, path, **how)
+        with pytest.raises(UserError, match=rf"pass {flag}( |$)"):
+            zoo.load(f"{code}:Net;weights={path}", **DIGITS)
+
+
 @pytest.mark.parametrize("head", ["1.", "1.module.", "module.1.", "model.2.", "_orig_mod.1.", "net.1.backbone."])
 def test_a_part_without_weights_that_is_gone_is_a_question(
     code: Path, net: nn.Module, tmp_path: Path, head: str

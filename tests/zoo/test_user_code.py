@@ -1,5 +1,7 @@
 """The user's own networks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,25 @@ def test_normalisation_and_resizing_are_put_in_front(code):
     small = zoo.load(f"{code}:plain;resize=8", num_classes=10, input_shape=(1, 16, 16)).module
     x = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(small(x), plain(nn.functional.interpolate(x, (8, 8), mode="bilinear", antialias=True)))
+
+
+def test_a_file_that_changes_the_working_directory_does_so_for_itself_alone(code, tmp_path, monkeypatch):
+    home, away = tmp_path / "home", tmp_path / "away"
+    home.mkdir()
+    away.mkdir()
+    (home / "net.py").write_text(
+        f"import os, torch\nos.chdir({str(away)!r})\n{CODE}\n"
+        "def stored():\n    net = Net()\n    net.load_state_dict(torch.load('w.pt'))\n    return net\n"
+    )
+    monkeypatch.chdir(home)
+    state = zoo.load("net.py:plain", **DIGITS).module.state_dict()
+    assert Path.cwd() == home
+    torch.save(state, away / "w.pt")
+    found = zoo.load("net.py:stored", **DIGITS)
+    assert Path.cwd() == home
+    assert all(torch.equal(value, state[name]) for name, value in found.module.state_dict().items())
+    assert found.fresh() is not None
+    assert Path.cwd() == home
 
 
 def test_it_can_be_trained_or_given_weights(code, tmp_path):
