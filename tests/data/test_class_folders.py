@@ -324,6 +324,11 @@ def test_a_head_of_1000_classes_is_that_of_a_table_of_numbers(tmp_path: Path) ->
         ("file,label\na.png,1\nb.pgn,0\n", r"names b.pgn, which is not in .*; did you mean b.png\?"),
         ("file,label\n/etc/passwd,1\n", "names /etc/passwd, which is not in"),
         (b"file,label\n\xff\xfe\xfa,1\n", "is not UTF-8"),
+        (
+            "file,label,split\na.png,1,train\nb.png,0,test\n",
+            "several splits: split is train, test; keep the rows of one",
+        ),
+        ("file,label\na.png,1000000\nb.png,0\n", "has the label 1000000; accepted: below 1,000,000"),
         ("", "has no rows"),
         ("file,label\n", "has no rows"),
         (f"{'x' * 5000},{'y' * 5000}\n", r"has the columns x{40}, y{40};"),
@@ -337,7 +342,7 @@ def test_tables_that_tell_nothing_sure_are_refused(tmp_path: Path, text: str | b
 
 def test_images_that_the_table_leaves_out_are_counted(tmp_path: Path) -> None:
     found = data.load(table(tmp_path, ROWS.replace("c.png,1\n", "")))
-    assert any("images in the folder are not in t.csv, and are left out" in note for note in found.notes)
+    assert any("images in the folder are not in t.csv, and left out" in note for note in found.notes)
 
 
 # -- real ---------------------------------------------------------------------------------------------------------

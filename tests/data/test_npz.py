@@ -162,9 +162,28 @@ def test_a_file_that_unpacks_to_more_than_the_memory_is_refused_before(tmp_path,
         ({"x": GREY, "y": Y - 1}, "a label is -1"),
         ({"x": GREY, "y": Y[:4]}, r"labels have shape \(4,\); accepted: \(5,\)"),
         ({"x": GREY, "y": np.eye(5, dtype=int)}, r"labels have shape \(5, 5\).*; give y.argmax\(1\)"),
-        ({"x": GREY, "y": Y[:, None]}, r"labels have shape \(5, 1\).*; give y\[:, 0\]"),
+        ({"x": GREY, "y": Y[:, None]}, r"labels have shape \(5, 1\).*; give y.ravel\(\)"),
         ({"x": GREY, "y": np.array(["a", "b", "a", "b", "a"])}, "the labels are <U1; .*return_inverse"),
-        ({"x": GREY, "y": np.array(3)}, r"labels have shape \(\)"),
+        ({"x": GREY, "y": Y[None]}, r"labels have shape \(1, 5\); accepted: \(5,\).*; give y.ravel\(\)"),
+        ({"x": GREY, "y": np.eye(5)}, r"the labels are float64; .*; give y.argmax\(1\)"),
+        ({"x": GREY, "y": np.array(["1", "10", "2", "0", "1"])}, r"the labels are <U2; .*; save y.astype\(int\)"),
+        ({"x": GREY, "y": Y > 1}, r"the labels are bool; .*; save y.astype\(int\)"),
+        (
+            {"x": GREY, "y": np.full(5, 2**63, dtype=np.uint64)},
+            "labels reach 9223372036854775808; accepted: below 1,000,000",
+        ),
+        ({"x": GREY, "y": Y * 10**9}, "labels reach 3000000000; accepted: below 1,000,000; number the classes"),
+        (
+            {"x": np.moveaxis(GREY, 0, -1), "y": Y},
+            r"its last axis counts the images; save x=numpy.moveaxis\(x, -1, 0\)",
+        ),
+        ({"x": (GREY / 200).clip(0, 1) * 1.1 - 0.05, "y": Y}, r"if a resizing went beyond it, give x.clip\(0, 1\)"),
+        ({"x": np.arange(-105, 105).reshape(5, 6, 7).astype(np.int8), "y": Y}, r"int8; .*; give x.view\(numpy.uint8\)"),
+        (
+            {"x": GREY / 255 * 0.01 + 0.5, "y": Y},
+            "every pixel is between 0.5 and 0.508.*; say ;scale=1 if they are so faint",
+        ),
+        ({"x": GREY, "y": np.array(3)}, r"labels have shape \(\); accepted: \(5,\)"),
         ({"x": GREY[:0], "y": Y[:0]}, "there are no labels"),
         ({"x": GREY[:, :0], "y": Y}, "there are no images"),
         ({"x": GREY[0], "y": Y}, r"x has shape \(6, 7\); accepted: \(n, h, w\)"),
@@ -207,6 +226,12 @@ def test_a_damaged_file_is_refused_wherever_it_is_cut_or_hit(tmp_path):
             path.write_bytes(content)
             with suppress(UserError):  # a byte that nothing depends on may change; what is read may not
                 assert data.load(f"npz:{path}").digest() == right
+
+
+def test_a_file_of_torch_is_called_so(tmp_path):
+    torch.save({"x": torch.tensor(GREY), "y": torch.tensor(Y)}, tmp_path / "set.npz")
+    with pytest.raises(UserError, match=r"is a file of torch.save, not an .npz; save it with numpy.savez"):
+        data.load(f"npz:{tmp_path / 'set.npz'}")
 
 
 def test_what_is_no_npz_at_all_is_refused(tmp_path):
