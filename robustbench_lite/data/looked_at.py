@@ -13,7 +13,7 @@ from robustbench_lite.errors import UserError
 LOOKED_AT = 16
 #: what is white in images of 16 bits
 _DEEP_WHITE = 65535
-_NO_ALPHA = "say ;background=none if the picture is there without its alpha channel, or "
+_NO_ALPHA = "say ;background=none to drop the alpha channel, or another background to show what is in it, or "
 
 
 def look(images: FileImages, scale: float | None, what: str) -> Values:

@@ -6,9 +6,11 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from robustbench_lite import data
 from robustbench_lite.errors import UserError
+from robustbench_lite.zoo.load import load
 
 GREY = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
 Y = np.array([0, 1, 2, 1, 3])
@@ -262,3 +264,24 @@ def test_what_is_no_npz_at_all_is_refused(tmp_path):
 def test_bad_options_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         data.load(spec)
+
+
+def test_weights_of_a_larger_head_than_the_labels_tell_name_the_cure(tmp_path):
+    save_file(torch.nn.Linear(42, 10).state_dict(), tmp_path / "net.safetensors")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    class Net(nn.Linear):\n"
+        "        def forward(self, x):\n"
+        "            return super().forward(x.flatten(1))\n"
+        "    return Net(42, num_classes)\n"
+    )
+    model = f"{tmp_path / 'net.py'}:make;weights={tmp_path / 'net.safetensors'}"
+    path = written(tmp_path, x=GREY, y=Y)
+    small = data.load(f"npz:{path}")
+    with pytest.raises(
+        UserError, match=r"shape \(10, 42\), not \(4, 42\); the network was built for the 4 classes .*say ;classes=10"
+    ):
+        load(model, num_classes=small.num_classes, input_shape=small.shape)
+    whole = data.load(f"npz:{path};classes=10")
+    assert load(model, num_classes=whole.num_classes, input_shape=whole.shape).num_classes == 10
