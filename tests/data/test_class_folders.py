@@ -243,6 +243,19 @@ def test_images_that_are_prepared_already_stay_as_they_are(
     assert ("size=224" in found.name) == (size != (224, 224) and shape == 224)
 
 
+def test_a_model_that_wants_squeezed_images_is_refused_unless_they_are_so_or_a_size_is_said(tmp_path: Path) -> None:
+    model, top = "timm:dm_nfnet_f0;pretrained=true", photos(tmp_path / "all", WNIDS)
+    with pytest.raises(
+        UserError,
+        match=r"squeezed to 213 x 213 \(bicubic\) and the centre of 192 x 192 cut .*; prepare them so, or say ;size=192",
+    ):
+        planned(top, model)
+    assert planned(top, model, options=";size=192").shape == (3, 192, 192)
+    assert planned(photos(tmp_path / "done", WNIDS, (192, 192)), model).shape == (3, 192, 192)
+    assert planned(top, f"{model};resize=192").shape == (3, 40, 32)  # the model does it
+    assert planned(top, "timm:dm_nfnet_f0;weights=own.safetensors").shape == (3, 40, 32)  # it may be trained on such
+
+
 def test_the_interpolation_can_be_said_where_a_model_says_the_size(tmp_path: Path) -> None:
     photos(tmp_path, WNIDS, (300, 260))
     found = planned(tmp_path, "timm:resnet18;random=true", options=";interpolation=bilinear")
