@@ -70,7 +70,10 @@ def refuse_control_value(what: str, value: str, *, written: bool = False) -> Non
     spans.sort(key=lambda span: span[0] - span[1])  # the longest first
     left = value
     for begin, end in () if written else spans:
-        if _is_there(value[begin:end]):
+        part = value[begin:end]
+        if (part == value or part == part.strip()) and _is_there(
+            part
+        ):  # specs are read without white space around them
             left = left.replace(value[begin:end], "")
     if any(map(_controls, left)):
         refuse_control(what, value)

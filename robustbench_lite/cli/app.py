@@ -144,7 +144,11 @@ def _refuse_control(arguments: Sequence[str]) -> None:
         )
         flags = {name for one in command.params if getattr(one, "is_flag", False) for name in one.opts}
         flags |= {name for one in command.params for name in one.secondary_opts}
-        option = word if word.startswith("--") and not equals and word.replace("_", "-") not in flags else ""
+        option = (
+            word
+            if word.startswith("--") and word != "--" and not equals and word.replace("_", "-") not in flags
+            else ""
+        )
 
 
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:

@@ -85,9 +85,10 @@ def check_pixels(x: np.ndarray, what: str, *, scale: float | None = None, option
 def _type_hint(x: np.ndarray, option: bool) -> str:
     if x.dtype == np.int8 and x.min() < 0:
         return "; give x.view(numpy.uint8) if they were uint8"
-    if x.dtype.kind not in "iub" or not option or x.min() < 0:
+    if x.dtype.kind not in "iub" or x.min() < 0:
         return ""
-    return f"; say ;scale={1 if x.dtype.kind == 'b' else usual_white(float(x.max())):g} if that is white"
+    white = 1 if x.dtype.kind == "b" else usual_white(float(x.max()))
+    return f"; say ;scale={white:g} if that is white" if option else f"; give x / {white:g}, as float, if that is white"
 
 
 def _range_hint(low: float, high: float, scale: float | None, option: bool) -> str:

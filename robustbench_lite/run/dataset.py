@@ -45,9 +45,12 @@ def tell(data: Dataset, reporter: Reporter) -> None:
 
 def expected_of(models: Iterable[str]) -> Expected:
     """What the specs of these models tell of the images and classes that they want."""
-    from robustbench_lite.zoo.preprocessing import preprocessing
+    from robustbench_lite.zoo.preprocessing import Preprocessing, preprocessing
 
-    classes, recipes, others, own = {}, {}, {}, set()
+    classes: dict[str, int] = {}
+    recipes: dict[str, Preprocessing] = {}
+    others: dict[str, Preprocessing] = {}
+    own: set[str] = set()
     for text in models:
         with suppress(UserError):  # a spec that cannot be read is told by whoever loads it
             spec = specs.parse_source(text)

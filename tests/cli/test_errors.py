@@ -264,6 +264,8 @@ def test_a_file_that_is_there_may_have_an_odd_name_but_none_is_made(
     (tmp_path / "run\r").mkdir()
     assert here("report", "run\r") == 2
     assert "control character" not in capsys.readouterr().err
+    assert here("evaluate", "--dataset", "folder:run\r") == 2  # a spec is read without white space around it
+    assert r"rbl: --dataset 'folder:run\x{d}' has a control character" in capsys.readouterr().err
     assert here("evaluate", "--out", "run\r") == 2
     assert r"rbl: --out 'run\x{d}' has a control character" in capsys.readouterr().err
 

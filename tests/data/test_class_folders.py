@@ -247,7 +247,7 @@ def test_a_model_that_wants_squeezed_images_is_refused_unless_they_are_so_or_a_s
     model, top = "timm:dm_nfnet_f0;pretrained=true", photos(tmp_path / "all", WNIDS)
     with pytest.raises(
         UserError,
-        match=r"squeezed to 213 x 213 \(bicubic\) and the centre of 192 x 192 cut .*; prepare them so, or say ;size=192",
+        match=r"squeezed to 213 x 213 \(bicubic\) and the centre of 192 x 192 cut .*, or say ;size=192",
     ):
         planned(top, model)
     assert planned(top, model, options=";size=192").shape == (3, 192, 192)
