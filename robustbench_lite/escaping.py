@@ -7,6 +7,7 @@ spreadsheets, pages and terminals. HTML is escaped by the page's template, and p
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.errors import UserError, cut
@@ -51,6 +52,31 @@ def refuse_control(what: str, name: str) -> None:
         raise UserError(
             f"{what} '{printable(cut(name))}' has a control character, {printable(odd)}{why}; write it without"
         )
+
+
+def refuse_control_value(what: str, value: str, *, written: bool = False) -> None:
+    r"""Refuse the value of an option with control characters, but where they are in the name of a file that is there.
+
+    Args:
+        value: `odd\r.py:make;weights=x.pt` may name several files. written: it names what is to be made, not read.
+
+    Raises:
+        UserError: it has some elsewhere; white space at an end would be cut off in silence otherwise.
+    """
+    if value.isprintable():
+        return
+    ends = [found.start() for found in re.finditer("[:;=]", value)]
+    spans = [(begin, end) for begin in (0, *(at + 1 for at in ends)) for end in (*ends, len(value)) if begin < end]
+    spans.sort(key=lambda span: span[0] - span[1])  # the longest first
+    left = value
+    for begin, end in () if written else spans:
+        part = value[begin:end]
+        if (part == value or part == part.strip()) and _is_there(
+            part
+        ):  # specs are read without white space around them
+            left = left.replace(value[begin:end], "")
+    if any(map(_controls, left)):
+        refuse_control(what, value)
 
 
 def to_cell(text: str) -> str:
@@ -114,8 +140,20 @@ def read_csv(source: Any, **options: Any) -> "pd.DataFrame":
 
 
 def _controls(mark: str) -> bool:
-    """Whether a character moves the cursor, ends a line, changes the direction, or is none (C0, C1, format, surrogate)."""
+    """Whether a character moves the cursor, ends a line, changes the direction, or is none (C0, C1, format, surrogate).
+
+    The two joiners are letters of Persian, of Indian scripts and of emoji.
+    """
+    if mark in "\u200c\u200d":
+        return False
     return unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Zl", "Zp") or mark in "\ufffe\uffff"
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, with a null character, the home of nobody
+        return False
 
 
 def _character(found: re.Match[str]) -> str:

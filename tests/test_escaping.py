@@ -97,3 +97,9 @@ def test_markdown_shows_the_text_and_keeps_its_row() -> None:
     assert markdown_code("pgd:steps=40") == "`pgd:steps=40`"
     assert markdown_code("a|b") == r"`a\|b`"
     assert markdown_code("a``b`") == "``` a``b` ```"
+
+
+@pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f373"])
+def test_the_joiners_of_persian_and_of_emoji_are_letters(name: str) -> None:
+    refuse_control("the class", name)
+    assert printable(name) == name

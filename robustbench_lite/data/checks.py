@@ -6,6 +6,11 @@ from robustbench_lite.errors import UserError
 
 #: what float arithmetic may leave outside [0, 1] and is cut off; more is another range
 DUST = 1e-6
+#: labels reach no further; ImageNet's largest set has 21,843 classes
+MOST_CLASSES = 1_000_000
+_NUMBER = "; number the classes, such as np.unique(y, return_inverse=True)[1]"
+#: how far resizing with bicubic or Lanczos interpolation goes beyond [0, 1]
+_OVERSHOOT = 0.2
 
 
 def check_labels(y: np.ndarray, count: int, what: str, classes: int | None = None) -> np.ndarray:
@@ -17,11 +22,13 @@ def check_labels(y: np.ndarray, count: int, what: str, classes: int | None = Non
     if y.dtype.kind not in "iu":
         raise UserError(f"{what}: the labels are {y.dtype}; accepted: whole numbers from 0{_cure(y)}")
     if y.shape != (count,):
-        columns = "; give y[:, 0]" if y.shape == (count, 1) else ""
-        columns = "; give y.argmax(1)" if y.ndim == 2 and y.shape[0] == count and y.shape[1] > 1 else columns
+        columns = "; give y.ravel()" if y.ndim == 2 and y.shape in ((count, 1), (1, count)) else ""
+        columns = "; give y.argmax(1)" if _one_hot(y) else columns
         raise UserError(f"{what}: the labels have shape {y.shape}; accepted: ({count},), one for each image{columns}")
     if y.size and int(y.min()) < 0:
         raise UserError(f"{what}: a label is {int(y.min())}; accepted: 0 and more")
+    if y.size and int(y.max()) >= MOST_CLASSES:
+        raise UserError(f"{what}: labels reach {int(y.max())}; accepted: below {MOST_CLASSES:,}{_NUMBER}")
     if classes is not None and y.size and int(y.max()) >= classes:
         first = "; the first class is 0" if int(y.max()) == classes and int(y.min()) == 1 else ""
         raise UserError(f"{what}: labels reach {int(y.max())} but there are {classes} classes{first}")
@@ -29,9 +36,22 @@ def check_labels(y: np.ndarray, count: int, what: str, classes: int | None = Non
 
 
 def _cure(y: np.ndarray) -> str:
+    if _one_hot(y):
+        return "; give y.argmax(1)"
+    if y.dtype.kind == "b":
+        return "; save y.astype(int)"
     if y.dtype.kind == "f" and bool(np.isfinite(y).all()) and bool((y == np.round(y)).all()):
         return "; save y.astype(int)"
-    return "; number the classes, such as np.unique(y, return_inverse=True)[1]" if y.dtype.kind in "US" else ""
+    if y.dtype.kind in "US" and bool(np.char.isdigit(y).all()):  # as texts, 10 would come before 2
+        return "; save y.astype(int)"
+    return _NUMBER if y.dtype.kind in "US" else ""
+
+
+def _one_hot(y: np.ndarray) -> bool:
+    """Whether every row has one 1 and zeros."""
+    if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "iufb":
+        return False
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
 
 def check_pixels(x: np.ndarray, what: str, *, scale: float | None = None, option: bool = False) -> np.ndarray:
@@ -63,15 +83,20 @@ def check_pixels(x: np.ndarray, what: str, *, scale: float | None = None, option
 
 
 def _type_hint(x: np.ndarray, option: bool) -> str:
-    if x.dtype.kind not in "iub" or not option:
+    if x.dtype == np.int8 and x.min() < 0:
+        return "; give x.view(numpy.uint8) if they were uint8"
+    if x.dtype.kind not in "iub" or x.min() < 0:
         return ""
-    return f"; say ;scale={1 if x.dtype.kind == 'b' else usual_white(float(x.max())):g} if that is white"
+    white = 1 if x.dtype.kind == "b" else usual_white(float(x.max()))
+    return f"; say ;scale={white:g} if that is white" if option else f"; give x / {white:g}, as float, if that is white"
 
 
 def _range_hint(low: float, high: float, scale: float | None, option: bool) -> str:
     if scale is not None:
         return f";scale={scale:g} says that white is {scale:g}"
     accepted = "accepted: uint8, or float in [0, 1]"
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return f"{accepted}; if a resizing went beyond it, give x.clip(0, 1)"
     if low >= 0 and 1 < high < float("inf"):
         cure = "divide by 255 or store uint8" if high <= 255 else "divide by what is white"
         return f"{accepted}; {cure}{f', or say ;scale={usual_white(high):g}' if option else ''}"

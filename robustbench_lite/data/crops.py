@@ -38,8 +38,9 @@ def model_crop(scanned: Scanned, expected: Expected, asked: Interpolation | None
     user's own weights was trained on; only the hub's own weights are sure to want theirs.
 
     Raises:
-        UserError: the models want different ones.
+        UserError: the models want different ones, or one that is not made here, such as a squeezed image.
     """
+    _check_others(scanned, expected, what)
     wanted: dict[tuple[int, int, str], str] = {}
     for model, recipe in expected.recipes.items():
         wanted.setdefault((int(str(recipe.resize)), recipe.crop[0], recipe.interpolation), model)
@@ -55,6 +56,21 @@ def model_crop(scanned: Scanned, expected: Expected, asked: Interpolation | None
         )
     ((resize, size, way), model) = next(iter(wanted.items()))
     return Crop(size=size, resize=resize, interpolation=_way(asked or way, model), source=model)
+
+
+def _check_others(scanned: Scanned, expected: Expected, what: str) -> None:
+    for model, recipe in expected.others.items():
+        smaller = scanned.size is not None and max(scanned.size) < min(recipe.crop)
+        if scanned.size == recipe.crop or (smaller and model not in expected.own):
+            continue
+        h, w = recipe.crop
+        high, wide = (recipe.resize, recipe.resize) if isinstance(recipe.resize, int) else recipe.resize
+        how = {"squash": "squeezed", "border": "shrunk and framed"}.get(recipe.crop_mode, "resized")
+        cut = "" if (high, wide) == (h, w) else f" and the centre of {w} x {h} cut out"
+        raise UserError(
+            f"{what}: {model} wants the images {how} to {wide} x {high} ({recipe.interpolation}){cut}, which is not done here;"
+            f" prepare them so, or say ;size={min(h, w)} to crop the centre instead"
+        )
 
 
 def _way(name: str, model: str) -> Interpolation:

@@ -17,11 +17,13 @@ class Expected:
     Args:
         classes: how many classes the head of each model has, by the model's spec; models that are built for the data, or
             do not say it, are left out. recipes: how each model's images are resized and cropped, by its spec.
+        others: recipes that are not a resize of the shorter side and a square cut from the middle.
         own: the specs whose weights are those of the hub, so that its recipe holds for images of any size.
     """
 
     classes: Mapping[str, int] = field(default_factory=dict)
     recipes: Mapping[str, "Preprocessing"] = field(default_factory=dict)
+    others: Mapping[str, "Preprocessing"] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
 
     @property

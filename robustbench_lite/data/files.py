@@ -169,6 +169,11 @@ class Skipped:
 
     plain: Counter[str] = field(default_factory=Counter)
     pictures: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
+
+    def add_odd(self, file: Path) -> None:
+        """Count what has the name of an image or a folder but is not read: a link to nothing, a pipe, a linked folder."""
+        self.odd["links to nothing" if not file.exists() else "linked folders" if file.is_dir() else "no files"] += 1
 
     def add(self, file: Path) -> None:
         suffix = file.suffix.lower()
@@ -186,6 +191,7 @@ class Skipped:
             for found, one, many, cure in (
                 (self.plain, "file is no image", "files are no images", ""),
                 (self.pictures, f"file is {_UNREAD}", f"files are {_UNREAD}", "; save them as PNG to use them"),
+                (self.odd, "name is not read", "names are not read", ""),
             )
             if (total := found.total())
         ]
@@ -216,6 +222,12 @@ def image_files(folder: Path, skipped: Skipped) -> tuple[Path, ...]:
                 skipped.add(file)
             elif file.is_file():
                 found.append(file)
+            else:
+                own.add_odd(file)
+                skipped.add_odd(file)
+        for linked in (Path(place) / name for name in folders if (Path(place) / name).is_symlink()):
+            own.add_odd(linked)
+            skipped.add_odd(linked)
     if not found:
         held = "; ".join(own.sentences())
         raise UserError(f"{folder} has no images; accepted: {_USUAL}{f' ({held})' if held else ''}")

@@ -9,23 +9,19 @@ import numpy as np
 
 from robustbench_lite.data import class_folders, imagenet_names
 from robustbench_lite.data.base import Dataset, Split
-from robustbench_lite.data.checks import usual_white
 from robustbench_lite.data.class_folders import Numbered
 from robustbench_lite.data.crops import Crop, model_crop
 from robustbench_lite.data.decoding import LARGEST_SIDE, Background, Conversion, Interpolation
 from robustbench_lite.data.expected import NOTHING, Expected
-from robustbench_lite.data.files import FileImages, Scanned, Skipped, hidden, image_files, scan
+from robustbench_lite.data.files import SUFFIXES, FileImages, Scanned, Skipped, hidden, image_files, scan
 from robustbench_lite.data.label_table import Table, number_table, read_table
+from robustbench_lite.data.looked_at import LOOKED_AT, dark, in_alpha_alone, look, told_scale
 from robustbench_lite.data.places import is_dir, is_file, shown
-from robustbench_lite.data.values import FEW_LEVELS, Values, check_values, odd_scale, values_of
+from robustbench_lite.data.values import Values
 from robustbench_lite.errors import UserError
 from robustbench_lite.specs import Spec, parse_source
 
 _PARTS = {"train", "test", "val", "valid", "validation"}
-#: images that are decoded to see in what range their pixels are
-_LOOKED_AT = 16
-#: what is white in images of 16 bits
-_DEEP_WHITE = 65535
 #: what is told of what is converted, where a word is not enough
 _WORDS = {
     "palette": "with a palette",
@@ -34,7 +30,7 @@ _WORDS = {
     "16 bits in colour": "of 16 bits in colour, of which the upper 8 are read",
     "CMYK": "in CMYK",
     "YCbCr": "in YCbCr",
-    "alpha": "with an alpha channel, on {background}",
+    "alpha": "with an alpha channel, {background}",
     "turned": "turned by EXIF",
     "frames": "with several frames, of which the first is taken",
 }
@@ -151,7 +147,7 @@ def _read(
         conversion=conversion if crop is None else replace(conversion, interpolation=crop.interpolation),
         treated=scanned.treated,
     )
-    values = _values(images, conversion.scale, what)
+    values = look(images, conversion.scale, what)
     return Dataset(
         name=what if crop is None or given is not None else _with(what, crop.options()),
         images=images,
@@ -201,8 +197,12 @@ def _class_folders(place: Path, classes: int | None) -> list[str]:
         raise UserError(f"{shown(place)} {what}" if what else f"there is no folder {shown(place)}")
     try:
         folders = sorted(folder.name for folder in place.iterdir() if folder.is_dir() and not hidden(folder.name))
+        links = sorted(one.name for one in place.iterdir() if one.is_symlink() and not one.exists())
     except OSError as error:
         raise UserError(f"cannot read the folder {place}: {error.strerror}") from error
+    lost = next((one for one in links if Path(one).suffix.lower() not in SUFFIXES and not hidden(one)), None)
+    if lost is not None:
+        raise UserError(f"{place / lost} is a link to nothing, and may be a class; mend it, or remove it")
     if folders and set(folders) <= _PARTS:
         raise UserError(
             f"{place} holds {', '.join(folders)}, not classes; name one of them, such as folder:{place / folders[0]}"
@@ -231,10 +231,15 @@ def _list(place: Path, table: Table | None, numbered: Numbered) -> Listing:
         return Listing(files=table.files, labels=labels, numbered=numbered, skipped=_unnamed(place, table))
     by_label = sorted(numbered.labels.items(), key=lambda item: item[1])
     files = [(file, label) for name, label in by_label for file in image_files(place / name, skipped)]
-    outside = Skipped()
+    outside, images = Skipped(), 0
     for file in sorted(one for one in place.iterdir() if one.is_file()):
-        outside.add(file)
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            images += 1
+        else:
+            outside.add(file)
     loose = [f"{text} (beside the class folders)" for text in outside.sentences()]
+    if images:
+        loose.append(f"{images:,} {'image lies' if images == 1 else 'images lie'} beside the class folders, left out")
     return Listing(
         files=tuple(file for file, _ in files),
         labels=tuple(label for _, label in files),
@@ -250,62 +255,11 @@ def _unnamed(place: Path, table: Table) -> tuple[str, ...]:
     except UserError:
         return ()
     left = len(held - set(table.files))
-    return (f"{left:,} images in the folder are not in {table.path.name}, and are left out",) if left else ()
+    are = "image in the folder is" if left == 1 else "images in the folder are"
+    return (f"{left:,} {are} not in {table.path.name}, and left out",) if left else ()
 
 
 # -- what is told -------------------------------------------------------------------------------------------------
-
-
-def _values(images: FileImages, scale: float | None, what: str) -> Values:
-    """The range of some images, evenly spread over all."""
-    places = _some(images)
-    pixels = images.take(places)
-    values = values_of(pixels, 1.0 if scale is not None else None)
-    if scale is None and values.high <= FEW_LEVELS:
-        _check_deep(images, places, what)
-    if scale is None:
-        check_values(values, what, floats=False)
-    elif values.low == values.high:
-        check_values(values, what, floats=True)
-    return values
-
-
-def _some(images: FileImages) -> np.ndarray:
-    """The positions of the images that are looked at."""
-    return np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).round().astype(np.int64))
-
-
-def _in_alpha_alone(images: FileImages) -> str:
-    """That images show nothing but the shape of their alpha channel, where any of those looked at does."""
-    found = [place for place in _some(images) if "alpha" in images.treated.get(images.files[place], ())]
-    if not found or images.conversion.background == "none":
-        return ""
-    bare = replace(images, conversion=replace(images.conversion, background="none")).take(np.array(found))
-    flat = bare.reshape(len(bare), bare.shape[1], -1)
-    count = int((flat.max(2) == flat.min(2)).all(1).sum())
-    if not count:
-        return ""
-    return (
-        f"the picture is in the alpha channel alone in {count} of {len(found)} looked at: its colours come from the"
-        " background (;background=black, white)"
-    )
-
-
-def _check_deep(images: FileImages, places: np.ndarray, what: str) -> None:
-    """Of 16 bits the levels are told as they are stored: 4095 where twelve are used.
-
-    Raises:
-        UserError: they are far below 65535 in all images of 16 bits.
-    """
-    deep = [place for place in places if "16 bits" in images.treated.get(images.files[place], ())]
-    if not deep:
-        return
-    whole = replace(images, conversion=replace(images.conversion, scale=_DEEP_WHITE))
-    top = round(float(whole.take(np.array(deep)).max()) * _DEEP_WHITE)
-    raise UserError(
-        f"{what}: the images have 16 bits, where white is {_DEEP_WHITE}, but their largest level is {top}; say"
-        f" ;scale={usual_white(top):g} if that is white, or ;scale={_DEEP_WHITE} if the images are so dark"
-    )
 
 
 def _notes(
@@ -313,22 +267,24 @@ def _notes(
 ) -> tuple[str, ...]:
     c, h, w = images.shape
     words = {name: text.format(background=_on(images.conversion)) for name, text in _WORDS.items()}
+    if images.conversion.scale is not None:
+        words["16 bits"] = "of 16 bits"
     converted = ", ".join(f"{count:,} {words.get(name, name)}" for name, count in scanned.counts().items())
-    looked = min(len(images), _LOOKED_AT)
+    looked = min(len(images), LOOKED_AT)
     spread = "" if looked == len(images) else f" ({looked} looked at)"
     told = [
         f"{len(images):,} images {c}x{h}x{w}{f': {converted}' if converted else ''}; levels {values}{spread}"
-        f"{odd_scale(values)}"
+        f"{told_scale(images, values)}"
     ]
     if crop is not None and crop.source:
         told.append(f"{crop.source} {crop}: the images are so")
-    told += [part for part in (_in_alpha_alone(images), listing.numbered.how, *listing.skipped) if part]
+    told += [part for part in (in_alpha_alone(images), dark(images), listing.numbered.how, *listing.skipped) if part]
     name = parse_source(what).name
     return tuple(f"{name}: {text}" for text in told)
 
 
 def _on(conversion: Conversion) -> str:
-    return "which is dropped" if conversion.background == "none" else conversion.background
+    return "which is dropped" if conversion.background == "none" else f"on {conversion.background}"
 
 
 def _provenance(listing: Listing, scanned: Scanned, values: Values, images: FileImages) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
 
 from robustbench_lite.data import class_folders
+from robustbench_lite.data.checks import MOST_CLASSES
 from robustbench_lite.data.class_folders import Numbered
 from robustbench_lite.data.expected import Expected
 from robustbench_lite.data.places import shown
@@ -17,6 +18,8 @@ from robustbench_lite.errors import UserError
 #: what the columns may be called, the first one first
 FILES = ("file", "filename", "file_name", "image", "path", "img")
 LABELS = ("label", "index", "class", "wnid", "synset", "class_index", "class_name", "target", "category")
+#: columns that tell training images from others
+SPLITS = ("split", "subset", "partition", "is_train", "is_training", "is_test")
 _SEPARATORS = (",", ";", "\t", "|", " ")
 #: how much of a cell a message shows, and how many files that are missing
 _SHOWN, _NAMED = 40, 3
@@ -63,6 +66,7 @@ def read_table(place: Path, name: str) -> Table:
         )
     if body is not rows:
         _check_one_labelling(header, body, path)
+        _check_one_split(header, body, path)
     files = _found([row[of_file].strip() for row in body], place, path)
     return Table(path=path, files=files, written=tuple(row[of_label].strip() for row in body))
 
@@ -98,6 +102,8 @@ def _whole_numbers(
     values: dict[str, int], table: Table, classes: int | None, expected: Expected, trained: Sequence[str] | None
 ) -> Numbered:
     top = max(values.values())
+    if top >= MOST_CLASSES:
+        raise UserError(f"{table.path} has the label {top}; accepted: below {MOST_CLASSES:,}")
     if classes is not None and top >= classes:
         odd = next(text for text, value in values.items() if value == top)
         raise UserError(f"{table.path} has the label {odd!r}; accepted: 0 to {classes - 1}")
@@ -167,6 +173,18 @@ def _check_one_labelling(header: Sequence[str], body: Sequence[Sequence[str]], p
         if not len(pairs) == len(sides[0]) == len(sides[1]):
             raise UserError(
                 f"{path} has the columns {found[0][1]} and {key}, which say different things of the class; keep one of them"
+            )
+
+
+def _check_one_split(header: Sequence[str], body: Sequence[Sequence[str]], path: Path) -> None:
+    """Refuse a table that says which images are for training: it would be attacked on those, too."""
+    names = [cell.strip().lower() for cell in header]
+    for place in (place for place, name in enumerate(names) if name in SPLITS):
+        found = list(dict.fromkeys(row[place].strip() for row in body if len(row) > place))
+        if len(found) > 1:
+            raise UserError(
+                f"{path} has images of several splits: {header[place].strip()} is {_listed(found[:3])}"
+                f"{', …' if len(found) > 3 else ''}; keep the rows of one"
             )
 
 

@@ -47,8 +47,11 @@ def load(
     if scale is not None and scale <= 0:
         raise UserError(f"{spec}: scale={scale:g}; accepted: the level that is white, such as 16 or 255")
     labels = {part: _array(file, "y") for part, file in files.items()}
-    counts = [_count(classes, labels[part], file) for part, file in files.items()]
-    x = _pixels(files[split], scale)
+    pixels = {part: _array(file, "x") for part, file in files.items()}
+    for part, file in files.items():
+        _check_first_axis(pixels[part], labels[part], file)
+    counts = [_count(classes, labels[part], pixels[part], file) for part, file in files.items()]
+    x = check_pixels(pixels[split], str(files[split]), scale=scale, option=True)
     images = _images(x, layout, files[split])
     values = values_of(x, 1.0 if scale is not None else None)
     if scale is None or values.low == values.high:
@@ -65,22 +68,31 @@ def load(
     )
 
 
-def _count(classes: int | None, y: np.ndarray, path: Path) -> int:
+def _check_first_axis(x: np.ndarray, y: np.ndarray, path: Path) -> None:
+    """Refuse images that the last axis counts, as MATLAB's files have them.
+
+    Raises:
+        UserError: the labels are as many as the last axis is long, and not as the first; or they are no images at all.
+    """
+    if x.ndim not in (3, 4):
+        raise UserError(f"{path}: x has shape {x.shape}; accepted: (n, h, w), (n, h, w, c) or (n, c, h, w)")
+    if y.shape == x.shape[-1:] != x.shape[:1]:
+        raise UserError(
+            f"{path}: x has shape {x.shape}, and there are {len(y)} labels: its last axis counts the images; save"
+            " x=numpy.moveaxis(x, -1, 0)"
+        )
+
+
+def _count(classes: int | None, y: np.ndarray, x: np.ndarray, path: Path) -> int:
     """The classes that one file tells of; both splits count, since one may lack the last class."""
     if y.size == 0:
         raise UserError(f"{path}: there are no labels (y has shape {y.shape})")
-    return class_count(classes, check_labels(y, y.shape[0] if y.ndim else 1, str(path), classes), str(path))
-
-
-def _pixels(path: Path, scale: float | None) -> np.ndarray:
-    return check_pixels(_array(path, "x"), str(path), scale=scale, option=True)
+    return class_count(classes, check_labels(y, len(x), str(path), classes), str(path))
 
 
 def _images(x: np.ndarray, layout: Layout | None, path: Path) -> ArrayImages:
     if x.ndim == 3:
         return ArrayImages(x)
-    if x.ndim != 4:
-        raise UserError(f"{path}: x has shape {x.shape}; accepted: (n, h, w), (n, h, w, c) or (n, c, h, w)")
     return ArrayImages(x, (layout or _layout(x, path)) == "nhwc")
 
 
@@ -105,6 +117,8 @@ def _array(path: Path, key: str) -> np.ndarray:
             if key in content.files:
                 _check_memory(content.zip, path)
                 return np.asarray(content[key])
+            if any(name.endswith("/data.pkl") for name in content.files):
+                raise UserError(f"{path} is a file of torch.save, not an .npz; {_HOW}")
             has = ", ".join(content.files) or "nothing"
     except UserError:
         raise

@@ -15,6 +15,8 @@ from robustbench_lite.specs import fraction_text
 FEW_LEVELS = 31
 #: floats up to this, of 1, were divided once more than it needed: 1/255, and digits of 16 levels that were taken for 255
 TINY = 16.5 / 255
+#: images whose levels, of 255, all lie within so many have nearly no picture: one that is nearly transparent, say
+FAINT = 8
 #: a largest level of uint8 below this is told as odd
 _ODD = 128
 #: pixels at least that tell what scale images have; two images of 8 x 8
@@ -60,10 +62,11 @@ def values_of(pixels: np.ndarray, white: float | None = None) -> Values:
     )
 
 
-def check_values(values: Values, what: str, *, floats: bool, option: bool = True) -> None:
-    """Refuse images of another scale than their type says; a few pixels tell of none.
+def check_values(values: Values, what: str, *, floats: bool, option: bool = True, also: str = "") -> None:
+    """Refuse images of another scale than their type says, or of one tone; a few pixels tell of none.
 
     Args:
+        also: another cure where nearly all is one tone.
         floats: they are float, so that white is 1; else uint8, so that it is 255. option: the user can say `;scale=`.
 
     Raises:
@@ -78,11 +81,20 @@ def check_values(values: Values, what: str, *, floats: bool, option: bool = True
         return
     if high <= TINY if floats else high <= FEW_LEVELS:
         raise UserError(f"{what}: {_trouble(high, floats)}; {_cure(high, floats, option)}")
+    if option and (high - low) * (255 if floats else 1) <= FAINT:
+        raise UserError(
+            f"{what}: every pixel is between {low:g} and {high:g}, where white is {1 if floats else 255}: nearly nothing is on"
+            f" the images; {also}say ;scale={1 if floats else 255} if they are so faint"
+        )
 
 
 def _trouble(high: float, floats: bool) -> str:
     if floats:
-        twice = "they were divided by 255 twice" if high <= 1.01 / 255 else "they were divided by more than their white"
+        twice = (
+            "they were divided by 255 twice"
+            if 0.3 / 255 <= high <= 1.01 / 255
+            else "they were divided by more than their white"
+        )
         return f"the images are float, where white is 1, but their largest value is {high:.4g}; probably {twice}"
     kind = "they are masks of 0 and 1, or float images cut to whole numbers" if high <= 1 else f"white is {high:g}"
     return f"the images are uint8, where white is 255, but their largest value is {high:g}; probably {kind}"
@@ -104,8 +116,13 @@ def told(name: str, count: int, shape: tuple[int, int, int], values: Values, *, 
     return f"{name}: {count:,} images {'x'.join(map(str, shape))}, {kind} {values}{odd_scale(values, option=option)}"
 
 
-def odd_scale(values: Values, *, option: bool = True) -> str:
-    """` (white is 255)` where the largest level of uint8 is far from white but could be meant."""
+def odd_scale(values: Values, *, option: bool = True, white: int = 255, top: float | None = None) -> str:
+    """` (white is 255)` where the largest level of uint8 is far from white but could be meant.
+
+    Args:
+        white, top: what is white and the largest level, as they are stored, where that is not in 8 bits.
+    """
     if not (values.white == 255 and FEW_LEVELS < values.high < _ODD):
         return ""
-    return f" (white is 255{f'; if it is {values.high:g}, say ;scale={values.high:g}' if option else ''})"
+    high = values.high if top is None else top
+    return f" (white is {white}{f'; if it is {high:g}, say ;scale={high:g}' if option else ''})"

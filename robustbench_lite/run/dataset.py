@@ -45,24 +45,29 @@ def tell(data: Dataset, reporter: Reporter) -> None:
 
 def expected_of(models: Iterable[str]) -> Expected:
     """What the specs of these models tell of the images and classes that they want."""
-    from robustbench_lite.zoo.preprocessing import preprocessing
+    from robustbench_lite.zoo.preprocessing import Preprocessing, preprocessing
 
-    classes, recipes, own = {}, {}, set()
+    classes: dict[str, int] = {}
+    recipes: dict[str, Preprocessing] = {}
+    others: dict[str, Preprocessing] = {}
+    own: set[str] = set()
     for text in models:
         with suppress(UserError):  # a spec that cannot be read is told by whoever loads it
             spec = specs.parse_source(text)
             if (count := _classes(spec)) is not None:
                 classes[text] = count
-            if (recipe := preprocessing(text)) is not None and _applies(recipe, spec):
-                recipes[text] = recipe
+            if (
+                recipe := preprocessing(text)
+            ) is not None and "resize" not in spec.options:  # then it resizes by itself
+                (recipes if _applies(recipe) else others)[text] = recipe
                 own |= {text} if _fetched(spec) else set()
-    return Expected(classes=classes, recipes=recipes, own=frozenset(own))
+    return Expected(classes=classes, recipes=recipes, others=others, own=frozenset(own))
 
 
-def _applies(recipe: "Preprocessing", spec: specs.Spec) -> bool:
-    """Whether it is a resize of the shorter side and a square cut from the middle, and the model does not resize by itself."""
+def _applies(recipe: "Preprocessing") -> bool:
+    """Whether it is a resize of the shorter side and a square cut from the middle."""
     middle = recipe.crop_mode == "center" and recipe.crop[0] == recipe.crop[1]
-    return middle and isinstance(recipe.resize, int) and "resize" not in spec.options
+    return middle and isinstance(recipe.resize, int)
 
 
 def _classes(spec: specs.Spec) -> int | None:

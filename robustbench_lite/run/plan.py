@@ -10,7 +10,7 @@ from typing import Any, get_args
 import tomli_w
 
 from robustbench_lite.errors import UserError, cause_of, cut, missing, nearest, unknown_device
-from robustbench_lite.escaping import printable, refuse_control
+from robustbench_lite.escaping import printable, refuse_control_value
 from robustbench_lite.hashing import hash_text
 from robustbench_lite.specs import as_list, parse_chain
 from robustbench_lite.task import CLASSIFY, task_of
@@ -82,6 +82,9 @@ class Plan:
                 raise UserError(f"the plan has no {one}; give at least one")
             _check_names(one, values)
             object.__setattr__(self, name, values)
+        for item in fields(self):
+            if isinstance(value := getattr(self, item.name), str):
+                refuse_control_value(item.name, value)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}; accepted: auto, or 1 and more")
         if self.precision not in PRECISIONS:
@@ -242,14 +245,13 @@ def _fit(kind: Any, value: Any, what: str) -> Any:
 
 
 def _check_names(kind: str, values: tuple[str, ...]) -> None:
-    """Refuse names with control characters, and several names in one; a file of such a name may hold a model.
+    """Refuse names with control characters, and several names in one.
 
     Raises:
         UserError: one of them is.
     """
     for value in values:
-        if kind != "model":
-            refuse_control(kind, value)
+        refuse_control_value(kind, value)
         sources = kind == "model" and (":" in value or "/" in value)  # the rest is a file's name, or options
         if kind == "threat" and (decimal := re.fullmatch(r"(\w+:\d*),(\d+)", value)):
             raise UserError(f"threat {cut(value)!r} has a comma in its number; write {cut('.'.join(decimal.groups()))}")

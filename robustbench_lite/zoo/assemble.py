@@ -74,7 +74,9 @@ def assemble(draft: Draft, data: ImageData, trust: Trust) -> LoadedModel:
     told: dict[str, Any] = {}
     if draft.options.weights is not None:
         path = file_at(draft.options.weights)
-        filled, told = loaded_into(draft, path, trust, asked=draft.options.normalisation is not None)
+        filled, told = loaded_into(
+            draft, path, trust, asked=draft.options.normalisation is not None, classes=data.num_classes
+        )
         draft = _with_constants(draft, filled, path, data.input_shape[0])
     own, options, shape = draft.own, draft.options, data.input_shape
     front = options.around(nn.Identity(), shape, draft.what, own)
@@ -99,11 +101,11 @@ def assemble(draft: Draft, data: ImageData, trust: Trust) -> LoadedModel:
     )
 
 
-def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple[Filled, dict[str, Any]]:
+def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool, classes: int) -> tuple[Filled, dict[str, Any]]:
     """Load a file's weights into a network; what was done, and the same for `loading`.
 
     Args:
-        asked: the user says how images are normalised.
+        asked: the user says how images are normalised. classes: of the data.
 
     Raises:
         UserError: as `read_weights` and `fill`; or a part without weights stood before the network, and nobody says what.
@@ -112,7 +114,7 @@ def loaded_into(draft: Draft, path: Path, trust: Trust, *, asked: bool) -> tuple
     held, opening = read_weights(
         path, allow_pickle=trust.pickles, allow_code=trust.code, part=options.part, prefix=options.prefix
     )
-    filled = fill(draft.inner(draft.network, held), held, path, prefix=options.prefix, strict=False)
+    filled = fill(draft.inner(draft.network, held), held, path, prefix=options.prefix, strict=False, classes=classes)
     if filled.lost and not asked:
         raise UserError(
             f"the weights in {cut(path)!r} lie under {cut(filled.lost)!r}, and a part without weights stood before"

@@ -226,14 +226,14 @@ def _behind_own(
     if options.weights is None:
         return assemble(draft, data, trust)
     path, asked, before = file_at(options.weights), bool(inside.keys() & {"mean", "std"}), applied(draft.network)
-    filled, told = loaded_into(draft, path, trust, asked=asked)
+    filled, told = loaded_into(draft, path, trust, asked=asked, classes=data.num_classes)
     # a file of the whole module has just brought its own
     brought = (None if ignored else filled.constants) or applied(draft.network)
     if brought is not None and not same_constants(brought, before):
         if asked:
             check_constants(brought, before, path)
         draft = drafted({**inside, **constant_texts(brought, channels)}, options)
-        loaded_into(draft, path, trust, asked=True)
+        loaded_into(draft, path, trust, asked=True, classes=data.num_classes)
     done = replace(options, weights=None, part=None, prefix=None)
     return assemble(replace(draft, options=done, notes={"loading": told}), data, trust)
 

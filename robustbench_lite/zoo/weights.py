@@ -135,7 +135,13 @@ def _same_content(path: Path, kind: str) -> None:
 
 
 def fill(
-    module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, prefix: str | None = None, strict: bool = True
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    *,
+    prefix: str | None = None,
+    strict: bool = True,
+    classes: int | None = None,
 ) -> Filled:
     """Load the weights; what was stripped from their names, and what was left out.
 
@@ -144,6 +150,7 @@ def fill(
 
     Args:
         prefix: what the names begin with, where the user says so. strict: what belongs to no weight is refused as well.
+        classes: of the data, which a network was built for.
 
     Raises:
         UserError: keys, shapes or types that do not fit, NaN, or a file of a deeper network.
@@ -155,7 +162,7 @@ def fill(
     if strict and fit.unclear:
         raise UserError(fit.unclear)
     for name in (name for name in own if name in fit.weights):  # in the order of the layers: one message names one key
-        _check_tensor(name, fit.weights[name], own[name], path)
+        _check_tensor(name, fit.weights[name], own[name], path, classes)
     try:
         answer = module.load_state_dict(fit.weights, strict=False)
     except Exception as error:  # shapes that a load hook finds, and hooks of the user's layers
@@ -206,12 +213,24 @@ def _listed(keys: list[str], what: str, like: str) -> str:
     return f"{keys[0]} {what}, and {like} {'is' if len(keys) == 2 else 'are'} {', '.join(more)}{rest}"
 
 
-def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path) -> None:
+def _head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int | None) -> str:
+    """What to say where only the number of outputs differs, and what is wanted is that of the data's classes."""
+    if not given or given[1:] != wanted[1:] or wanted[:1] != (classes,):
+        return ""
+    return (
+        f"; the network was built for the {classes} classes that the labels tell: if the file's {given[0]} are those of its"
+        f" head, say ;classes={given[0]} behind the npz: or folder: of the dataset"
+    )
+
+
+def _check_tensor(key: str, tensor: Tensor, own: Tensor, path: Path, classes: int | None) -> None:
     lazy = nn.parameter.is_lazy(own)
     shown = cut(path)
     if not lazy and tensor.shape != own.shape:
         given, wanted = tuple(tensor.shape), tuple(own.shape)
-        raise UserError(f"{shown!r} does not fit the architecture: {key} has shape {given}, not {wanted}")
+        raise UserError(
+            f"{shown!r} does not fit the architecture: {key} has shape {given}, not {wanted}{_head(given, wanted, classes)}"
+        )
     if tensor.is_floating_point() != own.is_floating_point():
         raise UserError(f"{shown!r} does not fit the architecture: {key} is {tensor.dtype}, not {own.dtype}")
     if tensor.layout != torch.strided or tensor.is_meta:

@@ -8,6 +8,7 @@ import pytest
 
 import robustbench_lite.cli.app as cli_app
 from robustbench_lite.errors import nearest
+from robustbench_lite.escaping import printable
 
 Here = Callable[..., int]
 Rbl = Callable[..., object]
@@ -153,7 +154,7 @@ def test_a_hint_names_no_option_that_the_command_has_not(here: Here, capsys: pyt
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["--device", "cuda\r"], r"rbl: device=cuda\x{d}; accepted: auto, cpu, cuda, cuda:0; did you mean 'cuda'?"),
+        (["--device", "cuda "], "rbl: device=cuda ; accepted: auto, cpu, cuda, cuda:0; did you mean 'cuda'?"),
         (["--threat", "Linf:0,1"], "rbl: threat 'Linf:0,1' has a comma in its number; write Linf:0.1"),
         (["--seed", str(2**64)], "accepted: whole numbers of 64 bits"),
     ],
@@ -213,6 +214,61 @@ def test_control_characters_in_names_are_refused(option: str, here: Here, capsys
     assert said.endswith(r"pgd\x{1b}[31m\x{d}' has a control character, \x{1b}; write it without" + "\n")
     assert said.isascii()
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            ["--out", "run\r"],
+            ["--out=run\r"],
+            ["--log", "log\t"],
+            ["--dataset", "digits\r"],
+            ["--samples", "first:5\r"],
+        ),
+        *(
+            ["--seed", "1\r"],
+            ["--slice-seed", "1\r"],
+            ["--slice_seed=1\n"],
+            ["--batch-size", "4\r"],
+            ["--eot", "\x0b2"],
+        ),
+        *(["--model", "small-cnn\r"], ["--dataset", "npz:image.npz;classes=\r10"], ["--quiet", "odd\r"]),
+    ],
+    ids=lambda given: repr(given),
+)
+@pytest.mark.usefixtures("files")
+def test_control_characters_in_any_value_are_refused(
+    given: list[str], here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert here("evaluate", *given) == 2
+    said = capsys.readouterr().err
+    what = "the argument" if given[0] == "--quiet" else given[0].partition("=")[0]
+    value = given[-1].removeprefix(f"{what}=")
+    assert said.startswith(f"rbl: {what} '{printable(value)}' has a control character, \\x{{")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_plan_with_a_control_character_is_refused(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in ('dataset = "digits\\r"', 'samples = "first:5\\r"', 'data_root = "x\\r"', 'models = ["small-cnn\\r"]'):
+        (tmp_path / "plan.toml").write_text(line, encoding="utf-8")
+        assert here("evaluate", "--config", "plan.toml") == 2
+        assert r"has a control character, \x{d} (a line end of Windows?); write it without" in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_may_have_an_odd_name_but_none_is_made(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run\r").mkdir()
+    assert here("report", "run\r") == 2
+    assert "control character" not in capsys.readouterr().err
+    assert here("evaluate", "--dataset", "folder:run\r") == 2  # a spec is read without white space around it
+    assert r"rbl: --dataset 'folder:run\x{d}' has a control character" in capsys.readouterr().err
+    assert here("evaluate", "--out", "run\r") == 2
+    assert r"rbl: --out 'run\x{d}' has a control character" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -243,6 +243,19 @@ def test_images_that_are_prepared_already_stay_as_they_are(
     assert ("size=224" in found.name) == (size != (224, 224) and shape == 224)
 
 
+def test_a_model_that_wants_squeezed_images_is_refused_unless_they_are_so_or_a_size_is_said(tmp_path: Path) -> None:
+    model, top = "timm:dm_nfnet_f0;pretrained=true", photos(tmp_path / "all", WNIDS)
+    with pytest.raises(
+        UserError,
+        match=r"squeezed to 213 x 213 \(bicubic\) and the centre of 192 x 192 cut .*, or say ;size=192",
+    ):
+        planned(top, model)
+    assert planned(top, model, options=";size=192").shape == (3, 192, 192)
+    assert planned(photos(tmp_path / "done", WNIDS, (192, 192)), model).shape == (3, 192, 192)
+    assert planned(top, f"{model};resize=192").shape == (3, 40, 32)  # the model does it
+    assert planned(top, "timm:dm_nfnet_f0;weights=own.safetensors").shape == (3, 40, 32)  # it may be trained on such
+
+
 def test_the_interpolation_can_be_said_where_a_model_says_the_size(tmp_path: Path) -> None:
     photos(tmp_path, WNIDS, (300, 260))
     found = planned(tmp_path, "timm:resnet18;random=true", options=";interpolation=bilinear")
@@ -324,6 +337,11 @@ def test_a_head_of_1000_classes_is_that_of_a_table_of_numbers(tmp_path: Path) ->
         ("file,label\na.png,1\nb.pgn,0\n", r"names b.pgn, which is not in .*; did you mean b.png\?"),
         ("file,label\n/etc/passwd,1\n", "names /etc/passwd, which is not in"),
         (b"file,label\n\xff\xfe\xfa,1\n", "is not UTF-8"),
+        (
+            "file,label,split\na.png,1,train\nb.png,0,test\n",
+            "several splits: split is train, test; keep the rows of one",
+        ),
+        ("file,label\na.png,1000000\nb.png,0\n", "has the label 1000000; accepted: below 1,000,000"),
         ("", "has no rows"),
         ("file,label\n", "has no rows"),
         (f"{'x' * 5000},{'y' * 5000}\n", r"has the columns x{40}, y{40};"),
@@ -337,7 +355,7 @@ def test_tables_that_tell_nothing_sure_are_refused(tmp_path: Path, text: str | b
 
 def test_images_that_the_table_leaves_out_are_counted(tmp_path: Path) -> None:
     found = data.load(table(tmp_path, ROWS.replace("c.png,1\n", "")))
-    assert any("images in the folder are not in t.csv, and are left out" in note for note in found.notes)
+    assert any("images in the folder are not in t.csv, and left out" in note for note in found.notes)
 
 
 # -- real ---------------------------------------------------------------------------------------------------------

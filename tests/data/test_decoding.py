@@ -358,7 +358,7 @@ def test_other_files_are_counted_and_told(tmp_path: Path) -> None:
     assert ".DS_Store (1)" in told
     assert "._* (1)" in told
     assert "1 file is in formats that are not read: .heic (1); save them as PNG" in told
-    assert "beside the class folders" in told
+    assert "1 image lies beside the class folders, left out" in told
     assert found.provenance["skipped"]
     (tmp_path / "loose.png").unlink()
     for name in ("a/1.txt", "a/2.TXT", "b/.DS_Store", "a/._x.png", "b/noext"):
@@ -371,3 +371,73 @@ def test_a_class_of_files_that_are_not_read_says_which(tmp_path: Path) -> None:
     folder(tmp_path, lambda path: path.write_bytes(b"x"), "x.heic")
     with pytest.raises(UserError, match=r"a has no images; accepted: .*formats that are not read: \.heic \(1\)"):
         loaded(tmp_path)
+
+
+def test_links_to_nothing_and_linked_folders_are_counted(tmp_path: Path) -> None:
+    folder(tmp_path, Image.fromarray(RGB).save)
+    (tmp_path / "a/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "a/more").symlink_to(tmp_path / "b")
+    found = loaded(tmp_path)
+    assert len(found) == 2
+    assert "2 names are not read: links to nothing (1), linked folders (1)" in "\n".join(found.notes)
+
+
+def test_a_class_that_is_a_link_to_nothing_is_refused_because_the_others_would_be_numbered_without_it(
+    tmp_path: Path,
+) -> None:
+    folder(tmp_path, Image.fromarray(RGB).save)
+    (tmp_path / "aa").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"aa is a link to nothing, and may be a class; mend it, or remove it"):
+        loaded(tmp_path)
+
+
+def test_images_beside_the_class_folders_are_called_images(tmp_path: Path) -> None:
+    folder(tmp_path, Image.fromarray(RGB).save)
+    Image.fromarray(RGB).save(tmp_path / "loose.png")
+    told = "\n".join(loaded(tmp_path).notes)
+    assert "1 image lies beside the class folders, left out" in told
+    assert "no image" not in told
+
+
+def both(top: Path, pixels: np.ndarray) -> Path:
+    """The same image in two classes."""
+    for part in ("a", "b"):
+        (top / part).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(top / part / "x.png")
+    return top
+
+
+@pytest.mark.parametrize("alpha", [1, 5])
+def test_images_that_are_nearly_transparent_are_refused_with_the_way_to_their_colours(
+    tmp_path: Path, alpha: int
+) -> None:
+    both(tmp_path, np.dstack([RGB, np.full((6, 8), alpha, dtype=np.uint8)]))
+    with pytest.raises(UserError, match=r"nearly nothing is on the images; say ;background=none"):
+        loaded(tmp_path)
+    np.testing.assert_array_equal(first(loaded(tmp_path, ";background=none")), RGB)
+    assert loaded(tmp_path, ";scale=255").batch([0]).min() > 0.97
+
+
+def test_faint_images_are_refused_unless_they_are_said_to_be_so(tmp_path: Path) -> None:
+    both(tmp_path, 250 + RGB // 64)
+    with pytest.raises(UserError, match=r"between 250 and 253, where white is 255: .*; say ;scale=255 if they are so"):
+        loaded(tmp_path)
+    np.testing.assert_allclose(first(loaded(tmp_path, ";scale=255")), 250 + RGB // 64, atol=1e-4)
+
+
+def test_twelve_bits_in_sixteen_among_images_of_8_bits_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path, Image.fromarray(DEEP >> 4).save)
+    with pytest.raises(UserError, match=r"x\.png has 16 bits, .*and others have 8 bits; save all with 8 bits"):
+        loaded(tmp_path)
+
+
+def test_the_hint_of_a_scale_is_in_the_levels_of_the_file(tmp_path: Path) -> None:
+    both(tmp_path, DEEP >> 2)
+    assert "(white is 65535; if it is 16383, say ;scale=16383)" in loaded(tmp_path).notes[0]
+    assert "1 of 16 bits" not in loaded(tmp_path, ";scale=16383").notes[0]
+    assert "2 of 16 bits; levels" in loaded(tmp_path, ";scale=16383").notes[0]
+
+
+def test_masks_among_photos_are_told(tmp_path: Path) -> None:
+    folder(tmp_path, Image.fromarray(GREY // 200).save)
+    assert "1 of 2 looked at has no level above 31, where white is 255" in "\n".join(loaded(tmp_path).notes)

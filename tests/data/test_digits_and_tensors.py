@@ -91,3 +91,26 @@ def test_tensors_that_are_no_images_or_labels_are_refused(x, y, message):
 def test_labels_beyond_the_classes_are_refused():
     with pytest.raises(UserError, match="labels reach 2 but there are 2 classes"):
         from_tensors(*GOOD, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (torch.rand(3, 1, 9, 9).to_sparse(), "x cannot be read as an array of numbers: .*to_dense"),
+        (torch.rand(3, 1, 9, 9, device="meta"), "x cannot be read as an array of numbers: .*meta tensor"),
+        ([[1, 2], [3]], "x cannot be read as an array of numbers: .*inhomogeneous"),
+        (
+            torch.arange(243).reshape(3, 1, 9, 9),
+            "the images are int64; accepted: .*; give x / 255, as float, if that is",
+        ),
+        (torch.rand(3, 1, 9, 9) > 0.5, "the images are bool; accepted: .*; give x / 1, as float, if that is white"),
+    ],
+)
+def test_what_is_no_plain_array_is_refused_in_a_sentence(x, message):
+    with pytest.raises(UserError, match=message):
+        from_tensors(x, torch.tensor([0, 1, 0]))
+
+
+def test_a_number_of_classes_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="num_classes='10'; accepted: a whole number"):
+        from_tensors(torch.rand(3, 1, 9, 9), torch.tensor([0, 1, 0]), num_classes="10")

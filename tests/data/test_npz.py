@@ -6,9 +6,11 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from robustbench_lite import data
 from robustbench_lite.errors import UserError
+from robustbench_lite.zoo.load import load
 
 GREY = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
 Y = np.array([0, 1, 2, 1, 3])
@@ -162,9 +164,28 @@ def test_a_file_that_unpacks_to_more_than_the_memory_is_refused_before(tmp_path,
         ({"x": GREY, "y": Y - 1}, "a label is -1"),
         ({"x": GREY, "y": Y[:4]}, r"labels have shape \(4,\); accepted: \(5,\)"),
         ({"x": GREY, "y": np.eye(5, dtype=int)}, r"labels have shape \(5, 5\).*; give y.argmax\(1\)"),
-        ({"x": GREY, "y": Y[:, None]}, r"labels have shape \(5, 1\).*; give y\[:, 0\]"),
+        ({"x": GREY, "y": Y[:, None]}, r"labels have shape \(5, 1\).*; give y.ravel\(\)"),
         ({"x": GREY, "y": np.array(["a", "b", "a", "b", "a"])}, "the labels are <U1; .*return_inverse"),
-        ({"x": GREY, "y": np.array(3)}, r"labels have shape \(\)"),
+        ({"x": GREY, "y": Y[None]}, r"labels have shape \(1, 5\); accepted: \(5,\).*; give y.ravel\(\)"),
+        ({"x": GREY, "y": np.eye(5)}, r"the labels are float64; .*; give y.argmax\(1\)"),
+        ({"x": GREY, "y": np.array(["1", "10", "2", "0", "1"])}, r"the labels are <U2; .*; save y.astype\(int\)"),
+        ({"x": GREY, "y": Y > 1}, r"the labels are bool; .*; save y.astype\(int\)"),
+        (
+            {"x": GREY, "y": np.full(5, 2**63, dtype=np.uint64)},
+            "labels reach 9223372036854775808; accepted: below 1,000,000",
+        ),
+        ({"x": GREY, "y": Y * 10**9}, "labels reach 3000000000; accepted: below 1,000,000; number the classes"),
+        (
+            {"x": np.moveaxis(GREY, 0, -1), "y": Y},
+            r"its last axis counts the images; save x=numpy.moveaxis\(x, -1, 0\)",
+        ),
+        ({"x": (GREY / 200).clip(0, 1) * 1.1 - 0.05, "y": Y}, r"if a resizing went beyond it, give x.clip\(0, 1\)"),
+        ({"x": np.arange(-105, 105).reshape(5, 6, 7).astype(np.int8), "y": Y}, r"int8; .*; give x.view\(numpy.uint8\)"),
+        (
+            {"x": GREY / 255 * 0.01 + 0.5, "y": Y},
+            "every pixel is between 0.5 and 0.508.*; say ;scale=1 if they are so faint",
+        ),
+        ({"x": GREY, "y": np.array(3)}, r"labels have shape \(\); accepted: \(5,\)"),
         ({"x": GREY[:0], "y": Y[:0]}, "there are no labels"),
         ({"x": GREY[:, :0], "y": Y}, "there are no images"),
         ({"x": GREY[0], "y": Y}, r"x has shape \(6, 7\); accepted: \(n, h, w\)"),
@@ -209,6 +230,12 @@ def test_a_damaged_file_is_refused_wherever_it_is_cut_or_hit(tmp_path):
                 assert data.load(f"npz:{path}").digest() == right
 
 
+def test_a_file_of_torch_is_called_so(tmp_path):
+    torch.save({"x": torch.tensor(GREY), "y": torch.tensor(Y)}, tmp_path / "set.npz")
+    with pytest.raises(UserError, match=r"is a file of torch.save, not an .npz; save it with numpy.savez"):
+        data.load(f"npz:{tmp_path / 'set.npz'}")
+
+
 def test_what_is_no_npz_at_all_is_refused(tmp_path):
     np.save(tmp_path / "one.npy", GREY)
     (tmp_path / "text.npz").write_text("hello")
@@ -237,3 +264,24 @@ def test_what_is_no_npz_at_all_is_refused(tmp_path):
 def test_bad_options_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         data.load(spec)
+
+
+def test_weights_of_a_larger_head_than_the_labels_tell_name_the_cure(tmp_path):
+    save_file(torch.nn.Linear(42, 10).state_dict(), tmp_path / "net.safetensors")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    class Net(nn.Linear):\n"
+        "        def forward(self, x):\n"
+        "            return super().forward(x.flatten(1))\n"
+        "    return Net(42, num_classes)\n"
+    )
+    model = f"{tmp_path / 'net.py'}:make;weights={tmp_path / 'net.safetensors'}"
+    path = written(tmp_path, x=GREY, y=Y)
+    small = data.load(f"npz:{path}")
+    with pytest.raises(
+        UserError, match=r"shape \(10, 42\), not \(4, 42\); the network was built for the 4 classes .*say ;classes=10"
+    ):
+        load(model, num_classes=small.num_classes, input_shape=small.shape)
+    whole = data.load(f"npz:{path};classes=10")
+    assert load(model, num_classes=whole.num_classes, input_shape=whole.shape).num_classes == 10
