@@ -4,9 +4,11 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Any
 
 import typer
 
@@ -90,6 +92,7 @@ def _rbl(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rbl` with these arguments (those of the process if left out) and return its exit code."""
     try:
+        _refuse_empty_paths(sys.argv[1:] if arguments is None else arguments)
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
         sys.stdout.flush()
     except (UserError, ModelError) as error:
@@ -117,6 +120,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     return code if isinstance(code, int) else DONE
+
+
+def _refuse_empty_paths(arguments: Sequence[str]) -> None:
+    """Refuse an empty path, as an unset variable of a shell leaves it: it would be the folder that one happens to be in.
+
+    Raises:
+        UserError: an option of a file or a folder is given none.
+    """
+    pairs = [*pairwise(arguments), *((word[:-1], "") for word in arguments if word[-1:] == "=")]
+    given = {name.replace("_", "-") for name, value in pairs if value == "" and name.startswith("--")}
+    if not given:
+        return
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    for option in command.params:
+        metavar = str(getattr(option, "metavar", ""))
+        for name in given & set(option.opts):
+            if re.search(r"\b(FILE|DIR)\b", metavar):
+                raise UserError(f"{name} is empty; give a path ({metavar}), or leave it out")
 
 
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:

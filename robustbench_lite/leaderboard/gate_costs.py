@@ -27,9 +27,12 @@ class Costs:
     @classmethod
     def of(cls, board: Board) -> "Costs":
         """Those that the samples and the clocks tell."""
-        asked = {
-            (key_of(row), str(row["attack"])): number_of(row["queries"]) for row in board.samples.to_dict("records")
-        }
+        asked: dict[tuple[Key, str], float] = {}
+        for row in board.samples.to_dict(
+            "records"
+        ):  # of an attack that knows the defense beside one that does not, both
+            one = key_of(row), str(row["attack"])
+            asked[one] = asked.get(one, 0.0) + number_of(row["queries"])
         clocks = {key_of(row): row for row in board.timings.to_dict("records")}
         return cls(
             queries={one: value for one, value in asked.items() if math.isfinite(value)},
@@ -61,7 +64,8 @@ def dearer(
         pairs = [(attack, old.queries[key, attack], new.queries[key, attack]) for attack in attacks]
         each = list(_grown("queries", key, pairs, limits.queries))
         yield from each
-        if not any(one.failed for one in each):
+        other = {attack for who, attack in new.queries if who == key} - {attack for attack, _, _ in pairs}
+        if not any(one.failed for one in each) and not (pairs and other):  # what was not there before has its own price
             whole = [("queries", number_of(before["queries"]), number_of(after["queries"]))]
             yield from _grown("queries", key, whole, limits.queries)
     if limits.seconds is not None and same_images:
