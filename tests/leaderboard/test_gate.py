@@ -339,3 +339,21 @@ def test_an_empty_table_of_samples_falls_back_on_intervals(make_board):
     worse = make_board({"none": {"pgd": "B" * 40}})
     (alarm,) = judge(bare, worse, LIMITS).alarms
     assert "exact intervals" in alarm.how
+
+
+def test_an_attack_that_is_new_in_the_run_is_no_growth_of_queries(make_board):
+    """All attacks together ask twice as much; the one that both ran asks the same."""
+    before = make_board({"none": {"pgd": "RB"}})
+    now = make_board({"none": {"pgd": "RB", "square": "RB"}})
+    assert judge(before, now, LIMITS).alarms == ()
+    gone = judge(now, before, LIMITS).alarms
+    assert [(alarm.kind, alarm.what) for alarm in gone] == [("missing", "square")]
+
+
+def test_the_queries_of_both_forms_of_an_attack_are_counted(make_board):
+    """The one that knows the defense asks as much as before, and does not hide that the other asks three times as much."""
+    before = make_board({"none": {"fgsm": "RB", "fgsm*": "RB"}})
+    plain = (before.samples["attack"] == "fgsm") & (before.samples["adaptive"] == "false")
+    asked = before.samples["queries"].astype(float).where(~plain, 45.0)
+    (alarm,) = judge(before, replace(before, samples=before.samples.assign(queries=asked)), LIMITS).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("queries", "fgsm", 30, 60)
