@@ -285,5 +285,5 @@ def test_what_is_no_table_is_told_in_our_own_words(name: str, message: str, tmp_
 
 def test_a_column_that_is_not_there_was_not_changed_on_purpose(tmp_path: Path) -> None:
     path = copied("digits-linf", tmp_path)
-    with pytest.raises(UserError, match="unknown column 'digset'.*did you mean .?digest"):
+    with pytest.raises(UserError, match=r"unknown column 'digset'.*did you mean .?digest"):
         validate.seal(path, ["digset"])

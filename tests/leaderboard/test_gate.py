@@ -341,6 +341,17 @@ def test_an_empty_table_of_samples_falls_back_on_intervals(make_board):
     assert "exact intervals" in alarm.how
 
 
+def test_a_system_that_is_never_right_is_told_so_and_not_that_it_has_no_cost(make_board):
+    """Nothing of it was attacked, so that there is no cost."""
+    board = make_board({"none": {"pgd": "R" * 60}})
+    timed = replace(board, timings=board.timings.assign(cost=2.0))
+    wrong = make_board({"none": {"pgd": "W" * 60}})
+    limits = Limits(cost=1.5, queries=None)
+    assert kinds(judge(timed, replace(wrong, timings=wrong.timings.assign(cost="")), limits))[:2] == [
+        "less accurate", "less robust",
+    ]  # fmt: skip
+
+
 def test_an_attack_that_is_new_in_the_run_is_no_growth_of_queries(make_board):
     """All attacks together ask twice as much; the one that both ran asks the same."""
     before = make_board({"none": {"pgd": "RB"}})
