@@ -86,7 +86,9 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise UserError(f"cannot write to {str(folder)!r}: {why}") from error
+        in_the_way = isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError))
+        place = (error.filename2 or error.filename or folder) if in_the_way else folder
+        raise UserError(f"cannot write to {str(place)!r}: {why}") from error
 
 
 def writable(folder: Path) -> None:

@@ -6,12 +6,14 @@ traceback. Everything else is ours, or a plugin's.
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 #: the most names that a sentence lists
 _SHOWN = 30
 #: the most characters of somebody else's text that a message repeats, and of a message
 ECHO, LONGEST = 200, 2000
+#: letters of a word that is short
+_SHORT = 4
 #: lines of C++ stacks in torch's messages
 _STACK = ("frame #", "Exception raised from", "C++ CapturedTraceback")
 #: what torch says before and after a cause
@@ -105,10 +107,17 @@ def unknown_device(given: str) -> UserError:
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str | None:
-    """The accepted word that is most like the given one, or None where nothing is like it."""
-    words = {word.lower(): word for word in accepted}
-    found = get_close_matches(cut(given).lower(), list(words), n=1, cutoff=0.5)
-    return words[found[0]] if found else None
+    """The accepted word that is most like the given one, or None where nothing is like it.
+
+    A short word is like many longer ones by chance, so more of its letters must agree; most for `none`, which cures nothing.
+    """
+    words, given = {word.lower(): word for word in accepted}, cut(given).lower()
+    for found in get_close_matches(given, list(words), n=3, cutoff=0.5):
+        short = len(found) <= _SHORT and len(found) != len(given)
+        least = 0.8 if found == "none" else 0.6 if short else 0.5
+        if SequenceMatcher(None, found, given).ratio() >= least:
+            return words[found]
+    return None
 
 
 def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> UserError:

@@ -4,6 +4,7 @@ Normalisation, resizing, purification, rejection and randomness all live inside 
 always. A system never changes: parts are added by making a new one.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.errors import UserError, cut
 from robustbench_lite.guard import calling
 from robustbench_lite.hashing.values import digest_and_packages
 from robustbench_lite.randomness import Draws
@@ -105,6 +107,9 @@ class Detector:
         modules: the networks that the score is computed with, to be frozen and moved.
         random: the score draws random numbers, and is called with (x, draws, index).
         before: so many of the last purifiers are none of its business: it sees what they are given.
+
+    Raises:
+        UserError: a threshold that is no finite number.
     """
 
     score: Callable[..., Tensor]
@@ -114,9 +119,27 @@ class Detector:
     random: bool = False
     before: int = 0
 
+    def __post_init__(self) -> None:
+        try:
+            finite = not isinstance(self.threshold, str) and math.isfinite(self.threshold)
+        except (TypeError, ValueError, RuntimeError):  # no number, or a tensor of several
+            finite = False
+        if not finite:
+            raise UserError(f"the threshold of {self.name} is {cut(repr(self.threshold))}; accepted: a finite number")
+
     def reject(self, x: Tensor, draws: Draws | None, index: Tensor | int) -> Tensor:
-        """By how much the score of x (n, c, h, w) is above the threshold, (n,)."""
-        return (self.score(x, draws, index) if self.random else self.score(x)) - self.threshold
+        """By how much the score of x (n, c, h, w) is above the threshold, (n,).
+
+        Raises:
+            UserError: the score is no tensor of floating point.
+        """
+        score = self.score(x, draws, index) if self.random else self.score(x)
+        if not isinstance(score, Tensor) or not score.is_floating_point():
+            kind = str(score.dtype) if isinstance(score, Tensor) else type(score).__name__
+            raise UserError(
+                f"the score of {self.name} is {kind}; accepted: a tensor (n,) of floating point, larger = more suspicious"
+            )
+        return score - self.threshold
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,7 +188,10 @@ class System:
         last = len(self.purifiers) - (0 if self.detector is None else self.detector.before)
         for purifier in self.purifiers[:last]:
             x = _purify(purifier, x, draws, index, adaptive)
-        reject = None if self.detector is None else self.detector.reject(x, draws, index)
+        reject = None
+        if self.detector is not None:
+            with calling(f"the detector of {self.name}"):
+                reject = self.detector.reject(x, draws, index)
         for purifier in self.purifiers[last:]:
             x = _purify(purifier, x, draws, index, adaptive)
         model = self.differentiable_as if adaptive and self.differentiable_as is not None else self.model

@@ -66,7 +66,7 @@ class Bars:
 
     def __enter__(self) -> "Bars":
         if self._log_path is not None:
-            with writing(self._log_path.parent):
+            with writing(self._log_path):
                 self._log_path.parent.mkdir(parents=True, exist_ok=True)
                 self._log = self._log_path.open("a", encoding="utf-8", errors="backslashreplace")
             self._write(f"begins: {' '.join(map(_quoted, sys.argv[1:]))}")

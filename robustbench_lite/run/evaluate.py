@@ -44,8 +44,7 @@ from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import GivenModel, name_of
 from robustbench_lite.run.tape import Tape, heard_while
 from robustbench_lite.run.threads import choose_threads
-from robustbench_lite.run.trial import clock_of, trial, unstarted
-from robustbench_lite.run.tries import tries
+from robustbench_lite.run.trial import clock_of, planned_cells, trial, unstarted
 from robustbench_lite.run.workers import compute_ahead
 from robustbench_lite.specs import system_name
 from robustbench_lite.task import task_of
@@ -225,11 +224,8 @@ def _trial(
     shown: list[Shown] = []
     setting, output, tape = collected.setting, collected.output, Tape(subject=subject)
     stores = (output.records, output.held, reporter, output.examples)
-    planned = [
-        (one.text, subject.is_known(plain=one.plain, blind=one.blind))
-        for one in tries(setting.plan, subject, attacks, threat)
-    ]
-    output.plan_cells(subject, threat_text, planned)
+    if output.folder is not None:
+        output.plan_cells(subject, threat_text, planned_cells(setting, subject, attacks, threat, threat_text))
     for cell, ran in heard_while(trial(setting, subject, attacks, threat, threat_text, *stores), tape):
         subject = cell.subject
         cells.append((cell, ran))

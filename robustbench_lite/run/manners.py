@@ -113,6 +113,8 @@ def _check_shapes(system: System, outputs: Outputs, count: int) -> None:
     if outputs.reject is not None and tuple(outputs.reject.shape) != (count,):
         given = tuple(outputs.reject.shape)
         raise UserError(f"the detector of {system.name} answers with shape {given}; accepted: {(count,)}")
+    if outputs.reject is not None and bool(outputs.reject.isnan().all()):
+        raise UserError(f"the detector of {system.name} answers {count} images with NaN alone; no score is above NaN")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

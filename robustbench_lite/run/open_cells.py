@@ -1,7 +1,7 @@
 """The cells of a run's plan that have not come to their end: what they are, and their rows without a verdict."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ class OpenCell:
     Attributes:
         adaptive: whether its adversary knows the defense; None where the run had not begun with the system.
         twice: the attack runs on the system both ways.
+        key: of its records; empty where the run does not tell.
     """
 
     model: str
@@ -35,6 +36,7 @@ class OpenCell:
     attack: str
     adaptive: bool | None = None
     twice: bool = False
+    key: str = ""
 
     def __str__(self) -> str:
         which = (ADAPTIVE if self.adaptive else NON_ADAPTIVE) if self.twice else ""
@@ -61,11 +63,11 @@ def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFra
     for model, defense, threat in _systems(plan):
         planned = _planned(environment, model, defense, threat)
         cell = partial(OpenCell, model=model, defense=defense, threat=threat)
-        often, seen = Counter(attack for attack, _ in planned), Counter[str]()
-        for attack, adaptive in planned:  # the runs of one attack end in their order
+        often, seen = Counter(attack for attack, *_ in planned), Counter[str]()
+        for attack, adaptive, key in planned:  # the runs of one attack end in their order
             seen[attack] += 1
             if seen[attack] > exact[(model, defense, threat, attack)]:
-                found.append(cell(attack=attack, adaptive=adaptive, twice=often[attack] > 1))
+                found.append(cell(attack=attack, adaptive=adaptive, twice=often[attack] > 1, key=key))
         known = {without_eot(attack) for attack in often}
         for attack in _attacks(plan):
             if without_eot(attack) not in known and not begun[(model, defense, threat, without_eot(attack))]:
@@ -73,10 +75,16 @@ def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFra
     return found
 
 
-def rows_without_verdict(records: pd.DataFrame, cells: Sequence[OpenCell]) -> pd.DataFrame:
-    """A row for each image that an open cell would attack, as one that failed has it: no verdict, and no break.
+def rows_of_open_cells(
+    records: pd.DataFrame, cells: Sequence[OpenCell], ended: Callable[[str], pd.DataFrame]
+) -> pd.DataFrame:
+    """A row for each image that an open cell would attack: its own where its attack has ended, else as one that failed has
+    it: no verdict, and no break.
 
     So the tables give bounds for the worst case of a system with open cells. Systems without any records are left out.
+
+    Args:
+        ended: key -> the rows of a cell that are recorded already.
     """
     names = ["model", "defense", "threat"]
     groups = dict(iter(records.groupby(names, sort=False))) if len(records) else {}
@@ -84,7 +92,12 @@ def rows_without_verdict(records: pd.DataFrame, cells: Sequence[OpenCell]) -> pd
     for cell in cells:
         own = groups.get((cell.model, cell.defense, cell.threat))
         if own is not None:
-            frames.append(_unjudged(own.drop_duplicates("index"), cell, bool(own["adaptive"].any())))
+            lost = _unjudged(own.drop_duplicates("index"), cell, bool(own["adaptive"].any()))
+            known = ended(cell.key) if cell.key else records.head(0)
+            known = known[known["index"].isin(lost["index"]) & (known["reason"] != FAILED)]
+            told = {"model": cell.model, "defense": cell.defense, "threat": cell.threat, "attack": cell.attack}
+            known = known.assign(dataset=lost["dataset"].iloc[0], **told, adaptive=lost["adaptive"].iloc[0])
+            frames += [one for one in (known, lost[~lost["index"].isin(known["index"])]) if len(one)]
     return pd.concat(frames, ignore_index=True) if frames else records.head(0)
 
 
@@ -119,12 +132,13 @@ def _attacks(plan: Plan) -> Iterator[str]:
             yield attack
 
 
-def _planned(environment: Mapping[str, Any], model: str, defense: str, threat: str) -> list[tuple[str, bool]]:
-    """(attack, adaptive) of the runs on a system, as the run wrote them when it began with it; none if it did not."""
+def _planned(environment: Mapping[str, Any], model: str, defense: str, threat: str) -> list[tuple[str, bool, str]]:
+    """(attack, adaptive, key) of the runs on a system, as the run wrote them when it began with it; none if it did not."""
     facts = environment.get("systems", {}).get(f"{model} | {defense}", {})
     planned = facts.get("planned", {})
     runs = planned.get(threat) if isinstance(planned, dict) else None
     if not isinstance(runs, list):
         return []
-    pairs = [tuple(one) for one in runs if isinstance(one, list) and list(map(type, one)) == [str, bool]]
-    return [(attack, adaptive) for attack, adaptive in pairs] if len(pairs) == len(runs) else []
+    known = [one for one in runs if isinstance(one, list) and list(map(type, one)) == [str, bool, str]]
+    sound = len(known) == len(runs) and all(key.isalnum() for *_, key in known)  # a key is the name of a folder
+    return [(attack, adaptive, key) for attack, adaptive, key in known] if sound else []

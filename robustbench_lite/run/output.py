@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +31,7 @@ from robustbench_lite.results.detection import detection, roc
 from robustbench_lite.results.detection_plot import plot_detection
 from robustbench_lite.results.stages import both
 from robustbench_lite.results.sweep import plot_sweep
+from robustbench_lite.run.cell import Cell
 from robustbench_lite.run.parquet import read_table, write_table
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.records import Records
@@ -100,13 +101,10 @@ class Output:
         self._json("environment.json", self._environment)
         self._json("slice.json", self._slice)
 
-    def plan_cells(self, subject: Subject, threat_text: str, planned: Sequence[tuple[str, bool]]) -> None:
-        """Write which attacks are about to run on a system, so that those are known that never end.
-
-        Args:
-            planned: what records call each run, and whether its adversary knows the defense; in their order.
-        """
-        self._know(subject)["planned"][threat_text] = [[printable(text), adaptive] for text, adaptive in planned]
+    def plan_cells(self, subject: Subject, threat_text: str, cells: Iterable[Cell]) -> None:
+        """Write which cells are about to run on a system, so that those are known that never end, and their records."""
+        told = [[printable(cell.attack_text), cell.adaptive, cell.key] for cell in cells]
+        self._know(subject)["planned"][threat_text] = told
         if self.folder is not None:
             with writing(self.folder):
                 self._json("environment.json", self._environment)
@@ -298,7 +296,7 @@ def _sweep(folder: Path) -> None:
     """Delete what runs that were killed while they wrote have left, but nothing that another may be writing now."""
     for left in folder.rglob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _LEFT:
+            if left.is_file() and time.time() - left.stat().st_mtime > _LEFT:
                 left.unlink()
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from robustbench_lite.errors import UserError, cut, missing
 from robustbench_lite.escaping import printable_frame, read_csv
 from robustbench_lite.results import diagnostics, physical, reconstruction
-from robustbench_lite.run.open_cells import OpenCell, open_cells, rows_without_verdict
+from robustbench_lite.run.open_cells import OpenCell, open_cells, rows_of_open_cells
 from robustbench_lite.run.records import COLUMNS, NAMES, Records
 from robustbench_lite.run.tries import without_eot
 
@@ -32,7 +32,8 @@ _FLAGS = frozenset({"adaptive"})
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Records, timings and diagnostics of a finished or broken-off run, from the folder alone.
 
-    Where a system has records and some of its cells have not ended, these have rows without a verdict.
+    Where a system has records and some of its cells have not ended, these have rows for all images: those that have ended
+    with their verdict, the others without one.
 
     Raises:
         UserError: the folder holds no run.
@@ -60,9 +61,9 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         frames.append(rows[rows["index"].isin(chosen)].assign(**names))
     filled = [frame for frame in frames if len(frame)]
     records = pd.concat(filled, ignore_index=True) if filled else frames[0]
-    lost = rows_without_verdict(records, open_cells(folder, read_environment(folder), timings))
-    if len(lost):
-        records = pd.concat([records, lost], ignore_index=True)
+    others = rows_of_open_cells(records, open_cells(folder, read_environment(folder), timings), store.rows)
+    if len(others):
+        records = pd.concat([records, others], ignore_index=True)
     return records, timings, read_diagnostics(folder)
 
 
@@ -133,10 +134,11 @@ def unfinished(folder: Path, records: pd.DataFrame, timings: pd.DataFrame) -> tu
         count = int((records["key"] == row["key"]).sum())
         if count < row["expected"] and not row["failed"]:
             found.append(_unfinished(OpenCell(**{name: row[name] for name in names}), count, int(row["expected"])))
-    total = len(_indices(folder) or ())
+    chosen, store = _indices(folder) or [], Records(folder / "records")
     partial = _partial(folder, set(timings["key"]))
     for cell in open_cells(folder, read_environment(folder), timings):
-        found.append(_unfinished(cell, _count(partial, cell), total))
+        count = int(store.rows(cell.key)["index"].isin(chosen).sum()) if cell.key else _count(partial, cell)
+        found.append(_unfinished(cell, count, len(chosen)))
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from robustbench_lite.run.reporter import Reporter
 from robustbench_lite.run.run_cell import Ran, run_cell
 from robustbench_lite.run.setting import Setting
 from robustbench_lite.run.subject import Subject
-from robustbench_lite.run.tries import tries
+from robustbench_lite.run.tries import Try, tries
 from robustbench_lite.task import task_of
 from robustbench_lite.threat import Threat
 
@@ -48,25 +48,37 @@ def trial(
     Args:
         held: key -> indices of the examples of a cell that are kept. keep: (key, examples) keeps more of them.
     """
-    plan = setting.plan
-    for one in tries(plan, subject, attacks, threat):
-        cell = Cell(
-            subject=subject,
-            attack=one.attack.under(threat, subject.system.num_classes),
-            attack_text=one.text,
-            threat=threat,
-            threat_text=threat_text,
-            early_exit=plan.early_exit and not task_of(plan.task).reconstructs,
-            precision="float32" if subject.reduced is None else plan.precision,
-            targets=setting.targets,
-            keep=_keep(plan, len(subject.indices)),
-            eot=one.eot,
-            blind=one.blind,
-            plain=one.plain,
-        )
+    for one in tries(setting.plan, subject, attacks, threat):
+        cell = _cell_of(one, setting, subject, threat, threat_text)
         cell, ran = _with_room(cell, records, reporter, held, keep)
         subject = cell.subject
         yield cell, ran
+
+
+def planned_cells(
+    setting: Setting, subject: Subject, attacks: Mapping[str, Attack], threat: Threat, threat_text: str
+) -> Iterator[Cell]:
+    """The cells that `trial` is about to run, if the memory does."""
+    for one in tries(setting.plan, subject, attacks, threat):
+        yield _cell_of(one, setting, subject, threat, threat_text)
+
+
+def _cell_of(one: Try, setting: Setting, subject: Subject, threat: Threat, threat_text: str) -> Cell:
+    plan = setting.plan
+    return Cell(
+        subject=subject,
+        attack=one.attack.under(threat, subject.system.num_classes),
+        attack_text=one.text,
+        threat=threat,
+        threat_text=threat_text,
+        early_exit=plan.early_exit and not task_of(plan.task).reconstructs,
+        precision="float32" if subject.reduced is None else plan.precision,
+        targets=setting.targets,
+        keep=_keep(plan, len(subject.indices)),
+        eot=one.eot,
+        blind=one.blind,
+        plain=one.plain,
+    )
 
 
 def clock_of(cell: Cell, ran: Ran) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def handling_of(
         sizes = (2, 1, largest or max(_FEWEST_ROWS, min(_ROWS, _VALUES // max(math.prod(image.shape), 1))))
     if all(_ordinary(network, image, size) for size in sizes):
         return handling
-    handling = _searched(network, image, name, handling, sizes)
+    with loading(name):  # what it answers with may be of its own making
+        handling = _searched(network, image, name, handling, sizes)
     if handling.one_logit and trained:
         _no_probability(handling.around(network), image, name)
     return handling

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import robustbench_lite.cli.app as cli_app
+from robustbench_lite.errors import nearest
 
 Here = Callable[..., int]
 Rbl = Callable[..., object]
@@ -277,3 +278,32 @@ def test_code_that_ends_the_program_does_not_end_it_well(
     monkeypatch.setattr(cli_app, "app", ends)
     assert cli_app.main([]) == 2
     assert capsys.readouterr().err.strip() == "rbl: code that was called ended the program by SystemExit: 0"
+
+
+@pytest.mark.parametrize("log", ["first/", "there", "there/"])
+def test_a_log_that_is_a_folder_is_refused(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there").mkdir()
+    given = f"{tmp_path}/{log}"
+    assert cli_app.main(["evaluate", "--log", given, "--out", str(tmp_path / "run")]) == 2
+    assert f"{given} is a folder; give a file, such as --log " in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+def test_an_empty_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli_app.main(["evaluate", "--log", "", "--out", str(tmp_path / "run")]) == 2
+    assert "log is empty; give a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, accepted, guess",
+    [
+        ("maybe", ("both", "yes", "no"), None),
+        ("nope", ("none", "print-photo"), None),
+        ("non", ("none", "print-photo"), "none"),
+        ("pdg", ("pgd", "fgsm"), "pgd"),
+        ("fgsn", ("pgd", "fgsm"), "fgsm"),
+        ("clasify", ("classify", "reconstruction"), "classify"),
+    ],
+)
+def test_the_nearest_word_is_one_that_was_meant(given: str, accepted: tuple[str, ...], guess: str | None) -> None:
+    assert nearest(given, accepted) == guess

@@ -30,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "records").rglob("*.parquet"))
     }
     summary = pd.read_csv(folder / "summary.csv").drop(columns=["seconds", "setup_seconds"])
-    examples = {path.name: examples_of(path) for path in sorted((folder / "examples").iterdir())}
+    examples = {path.name: examples_of(path) for path in sorted((folder / "examples").glob("*.npz"))}
     return {**found, **examples, "summary": summary.to_csv().encode()}
 
 

@@ -190,3 +190,41 @@ def test_a_trace_is_evaluated_as_the_network_is() -> None:
         for model in (net, torch.jit.trace(net, x))  # type: ignore[no-untyped-call]
     )
     assert plain == traced
+
+
+@pytest.mark.parametrize(
+    "score, message",
+    [
+        (lambda x: x.mean((1, 2, 3)) > 0.5, "the score of second-opinion is torch.bool; accepted: a tensor"),
+        (lambda x: x.mean((1, 2, 3)).tolist(), "the score of second-opinion is list; accepted: a tensor"),
+        (lambda x: None, "the score of second-opinion is NoneType"),
+        (lambda x: x.mean((1, 2, 3)) * float("nan"), "the detector of model answers .* images with NaN alone"),
+        (lambda x: {}["score"], "the detector of model raised KeyError"),
+    ],
+)
+def test_a_detector_that_fails_is_told_in_its_own_name(score: Any, message: str) -> None:
+    system = two_layers()
+    x, y, _ = samples(system, 20)
+    guarded = replace(system, name="model").with_detector(Detector(score=score, threshold=0.5, name="second-opinion"))
+    with pytest.raises(UserError, match=message):
+        rbl.evaluate(guarded, x, y, attacks="noise:draws=2", threat=LINF, **QUIET)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), None, "0.5", torch.zeros(2)])
+def test_a_threshold_that_is_no_finite_number_is_refused(threshold: Any) -> None:
+    with pytest.raises(UserError, match=r"the threshold of detector is .*; accepted: a finite number"):
+        Detector(score=lambda x: x.mean((1, 2, 3)), threshold=threshold)
+
+
+class Locked:
+    """An answer that does not tell its logits."""
+
+    @property
+    def logits(self) -> Tensor:
+        raise KeyError("locked")
+
+
+def test_an_answer_that_raises_when_it_is_looked_at_is_the_models_fault() -> None:
+    model, x, y = module_and_images()
+    with pytest.raises(UserError, match="Around raised KeyError: 'locked'"):
+        rbl.evaluate(Around(model, after=lambda scores: Locked()), x, y, attacks="fgsm", threat=LINF, **QUIET)

@@ -1,6 +1,7 @@
 """A run's folder read back: damaged files count as not there, and what the run did not come to is named."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from robustbench_lite.cache import atomic_savez
 from robustbench_lite.cli import main
+from robustbench_lite.errors import UserError
 from robustbench_lite.run import run_folder
 from robustbench_lite.run.evaluate import run
 from robustbench_lite.run.parquet import read_table, write_table
@@ -234,6 +236,58 @@ def test_files_with_bytes_changed_at_random_are_no_traceback(
         assert main(["report", str(folder)]) in (0, 2)
         shutil.copy(finished / name, folder / name)
     capsys.readouterr()
+
+
+def test_images_of_an_open_cell_that_have_ended_count_in_its_bounds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, key = run_folder.Records(folder / "records"), cell(folder, "noise:draws=2").name
+    rows = store.rows(key)
+    whole = run_folder.read_timings(folder)
+    whole[whole["attack"] != "noise:draws=2"].to_parquet(folder / "timings.parquet")  # as a kill within it leaves it
+    store.forget(key)
+    ended = rows.head(12)
+    store.append(key, ended)
+    broken = int((ended["broken"] & ended["valid"]).sum())
+    assert 0 < broken < 12
+    clean_wrong = int((rows["reason"] == "clean-wrong").iloc[12:].sum())
+    assert main(["report", str(folder), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert "unfinished: noise:draws=2 on linear, Linf:0.2: 12 of 30 images" in err
+    told = {row["attack"]: row for row in json.loads(out)}
+    assert told["noise:draws=2"]["robust_acc"] is None
+    assert told["noise:draws=2"]["robust_acc_low"] == pytest.approx((12 - broken) / 30)
+    assert told["noise:draws=2"]["robust_acc_high"] == pytest.approx((30 - broken - clean_wrong) / 30)
+    assert told["worst-case"]["robust_acc_high"] <= told["noise:draws=2"]["robust_acc_high"]
+
+
+def test_records_of_another_key_say_nothing_of_an_open_cell(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, key = run_folder.Records(folder / "records"), cell(folder, "noise:draws=2").name
+    rows = store.rows(key)
+    whole = run_folder.read_timings(folder)
+    whole[whole["attack"] != "noise:draws=2"].to_parquet(folder / "timings.parquet")
+    shutil.rmtree(folder / "records" / key)
+    store.append("0" * 32, rows.assign(key="0" * 32))  # of the model as it was before its file was edited
+    assert main(["report", str(folder), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert "unfinished: noise:draws=2 on linear, Linf:0.2: no records" in err
+    told = {row["attack"]: row for row in json.loads(out)}
+    assert told["noise:draws=2"]["robust_acc_low"] == 0
+
+
+@pytest.mark.parametrize("name", ["environment.json", "timings.parquet", "plan.toml"])
+def test_a_folder_where_a_file_of_the_run_belongs_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(UserError, match=rf"cannot write to '.*{name}': Is a directory"):
+        run(PLAN, out=folder)
+
+
+def test_a_folder_that_is_called_as_unfinished_files_are_is_let_alone(folder: Path) -> None:
+    (folder / ".mine.tmp").mkdir()
+    os.utime(folder / ".mine.tmp", (0, 0))
+    assert not run(PLAN, out=folder).failed
+    assert (folder / ".mine.tmp").is_dir()
 
 
 @pytest.mark.parametrize("place", range(0, 60, 3))
