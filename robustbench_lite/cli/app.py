@@ -138,8 +138,11 @@ def _refuse_empty_paths(arguments: Sequence[str]) -> None:
     for option in command.params:
         metavar = str(getattr(option, "metavar", ""))
         for name in given & set(option.opts):
-            if re.search(r"\b(FILE|DIR)\b", metavar):
-                raise UserError(f"{name} is empty; give a path ({metavar}), or leave it out")
+            kinds = [
+                word for mark, word in (("FILE", "a file"), ("DIR", "a folder")) if re.search(rf"\b{mark}\b", metavar)
+            ]
+            if kinds:
+                raise UserError(f"{name} is empty; give {' or '.join(kinds)}, or leave it out")
 
 
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:
