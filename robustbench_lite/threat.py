@@ -111,7 +111,7 @@ class Threat:
             return
         size = "x".join(map(str, shape))
         told = f"{self.norm}:{self.eps:g} is larger than {most:g}, the farthest that two images {size} can be apart"
-        if self.norm != "L0" and self.eps / 255 <= most:
+        if self.norm != "L0" and self.eps / 255 <= most and not _in_levels(self.eps):
             told += f"; for {self.eps:g} in levels of 255 write {self.norm}:{self.eps:g}/255"
         raise UserError(f"{told}; accepted: up to {self.norm}:{most:g}")
 
@@ -215,14 +215,18 @@ def _refuse_other_forms(text: str) -> None:
         raise UserError(f"cannot read the threat {cut(word)!r}; write {norm}:{cut(loose[2])}")
 
 
+def _in_levels(eps: float) -> bool:
+    """Whether a budget seems to have been given in levels of 255 already, such as 300/255."""
+    return eps != int(eps) and abs(eps * 255 - round(eps * 255)) < 1e-6
+
+
 def _check_eps(norm: str, eps: float | None) -> None:
     if eps is None:
         return
     if not 0 <= eps < float("inf"):
         raise UserError(f"threat {norm}: eps={eps} is out of range; accepted: 0 and more")
     if norm == "Linf" and eps > 1:
-        raise UserError(
-            f"Linf:{eps:g} is larger than 1, the range of an image; for {eps:g} of 255 levels write Linf:{eps:g}/255"
-        )
+        hint = "" if _in_levels(eps) else f"; for {eps:g} of 255 levels write Linf:{eps:g}/255"
+        raise UserError(f"Linf:{eps:g} is larger than 1, the range of an image{hint}")
     if norm == "L0" and eps != int(eps):
         raise UserError(f"L0:{eps:g} is not a whole number of changed values")

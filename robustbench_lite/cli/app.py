@@ -6,7 +6,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,8 +29,8 @@ from robustbench_lite.cli import (
 from robustbench_lite.cli.hints import hint, known_options
 from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.stopping import STOPPED
+from robustbench_lite.cli.words import refuse_odd_words
 from robustbench_lite.errors import ModelError, UserError, cause_of, cut
-from robustbench_lite.escaping import refuse_control_value
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -38,8 +38,6 @@ _ClickError: type[Exception] = _UsageError.__bases__[0]
 _NoSuchOption: type[Exception] = sys.modules[_UsageError.__module__].NoSuchOption
 
 DONE, MISTAKE = 0, 2
-#: options that name a file or folder that is made
-_WRITTEN = ("--out", "--log", "--runs", "--html", "--junit")
 EXAMPLES = """\b
 Examples:
   rbl evaluate
@@ -93,7 +91,7 @@ def _rbl(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rbl` with these arguments (those of the process if left out) and return its exit code."""
     try:
-        _refuse_control(sys.argv[1:] if arguments is None else arguments)
+        refuse_odd_words(typer.main.get_command(app), sys.argv[1:] if arguments is None else arguments)
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
         sys.stdout.flush()
     except (UserError, ModelError) as error:
@@ -121,34 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     return code if isinstance(code, int) else DONE
-
-
-def _refuse_control(arguments: Sequence[str]) -> None:
-    """Refuse control characters in what was given, before a number or a path is made of it.
-
-    Raises:
-        UserError: some word has one that is not in the name of a file that is there and is read.
-    """
-    if all(word.isprintable() for word in arguments):
-        return
-    command: Any = typer.main.get_command(app)
-    option = ""
-    for word in arguments:
-        if not option:
-            command = getattr(command, "commands", {}).get(word, command)
-        name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
-        refuse_control_value(
-            name if equals else option or "the argument",
-            value if equals else word,
-            written=name.replace("_", "-") in _WRITTEN,
-        )
-        flags = {name for one in command.params if getattr(one, "is_flag", False) for name in one.opts}
-        flags |= {name for one in command.params for name in one.secondary_opts}
-        option = (
-            word
-            if word.startswith("--") and word != "--" and not equals and word.replace("_", "-") not in flags
-            else ""
-        )
 
 
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,7 +35,7 @@ class Check(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, with the usual number behind a bare `--speed`."""
         for place, word in enumerate(args):
-            if word == "--speed" and (args[place + 1 : place + 2] or ["-"])[0].startswith("-"):
+            if word == "--speed" and re.match(r"-(?!\d)|$", (args[place + 1 : place + 2] or ["-"])[0]):
                 args = [*args[: place + 1], SPEED, *args[place + 1 :]]
                 break
         return list(super().parse_args(ctx, args))

@@ -1,5 +1,6 @@
 """`rbl leaderboard`: tables that are made from records by a plan, never by hand."""
 
+import math
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -229,9 +230,14 @@ def validate(
     what its attacks have broken must break again, and what they left must hold. Rows that are trained on the spot have other
     weights on another processor, and are left out unless --train is given.
     """
+    from robustbench_lite.errors import UserError
     from robustbench_lite.escaping import printable
     from robustbench_lite.leaderboard.files import belongs_to_another
 
+    if not 0 < budget < math.inf:
+        raise UserError(f"budget={budget:g}; accepted: a number above 0")
+    if seed is not None and seed < 0:
+        raise UserError(f"seed={seed}; accepted: a whole number from 0")
     drawn = secrets.randbelow(10**6) if seed is None else seed
     wrong = 0
     for file in files:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_lite.errors import UserError
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.columns import KEY
 from robustbench_lite.leaderboard.plan import BoardPlan, External
@@ -87,7 +88,7 @@ def with_external(rows: pd.DataFrame, external: Sequence[External]) -> pd.DataFr
     """What others found where it is lower than what was found here."""
     rows = rows.copy()
     for one in external:
-        mine = (rows["model"] == one.model) & (rows["defense"] == one.defense)
+        mine = (rows["model"] == printable(one.model)) & (rows["defense"] == printable(one.defense))
         if one.threat:
             mine &= rows["threat"] == one.threat
         if not mine.any():

@@ -72,6 +72,9 @@ def faults_of_keys(files: Files) -> Iterator[Fault]:
         yield Fault(who=name_of(key), columns=KEY, text="a system stands in it twice under one threat")
     for what in (what for what in files.tables if what != ROWS):
         lines = files.table(what).to_dict("records")
+        told = [key_of(row) for row in lines] if what == "timings" else []
+        for key in dict.fromkeys(key for number, key in enumerate(told) if key in told[:number]):
+            yield Fault(who=name_of(key), file=what, columns=KEY, text="it has more than one line")
         for key in dict.fromkeys(key_of(row) for row in lines):
             if key not in keys:
                 yield Fault(who=name_of(key), file=what, columns=KEY, text="it has lines here and no row")

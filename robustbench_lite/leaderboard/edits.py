@@ -19,7 +19,7 @@ def faults_of_evidence(files: Files) -> Iterator[Fault]:
         yield Fault(text=UNSEALED)
         return
     beside = [what for what in SEALED if what != ROWS and what in files.tables]
-    spoilt = set()
+    spoilt, gone = set(), dict[str, Fault]()
     for what in beside:
         for fault in _of_table(files, what):
             spoilt.add(what)
@@ -28,9 +28,17 @@ def faults_of_evidence(files: Files) -> Iterator[Fault]:
         own = tuple(name for name in fault.columns if name not in SEALED)
         if own or not fault.columns:
             yield Fault(who=fault.who, columns=own, text=fault.text)
-        for what in fault.columns:
-            if what in SEALED and what not in spoilt:  # else its lines are told of already
+        for what in (what for what in fault.columns if what in SEALED):
+            if what not in files.tables:
+                gone.setdefault(what, missing(what))
+            elif what not in spoilt:  # else its lines are told of already
                 yield Fault(who=fault.who, file=what, text=_LINES)
+    yield from gone.values()
+
+
+def missing(what: str) -> Fault:
+    """A file beside NAME.csv that is not there, and has lines of its rows."""
+    return Fault(file=what, text="the file is missing; put it back, or build the leaderboard again")
 
 
 def _of_table(files: Files, what: str) -> Iterator[Fault]:

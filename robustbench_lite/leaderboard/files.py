@@ -29,6 +29,8 @@ from robustbench_lite.leaderboard.evidence import seal
 #: the columns that a file must have, by what it is; a clock of before costs were measured has no `cost`
 _NEEDED = {ROWS: (*BEFORE, *AFTER), "samples": SAMPLES, "timings": tuple(n for n in TIMINGS if n != "cost"), **BESIDE}
 _OPTIONAL = {"timings": ("cost",)}
+#: what is taken for a leaderboard since it lies beside one
+_BESIDE = (".toml", ".md", ".json", ".html")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,6 +110,8 @@ def write(texts: Mapping[Path, str]) -> tuple[Path, ...]:
         UserError: a folder cannot be written.
     """
     for place, text in texts.items():
+        if place.is_dir():
+            raise UserError(f"cannot write to {str(place)!r}: it is a folder; name a file")
         with writing(place.parent):
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, text.encode())
@@ -159,6 +163,12 @@ def _escaped(value: object) -> object:
 
 
 def _table(path: Path, what: str) -> pd.DataFrame:
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder; give the leaderboard's file NAME.csv")
+    if path.suffix.lower() in _BESIDE:
+        csv = path.with_suffix(".csv")
+        hint = f"; give {str(csv)!r}" if csv.exists() else ", NAME.csv"
+        raise UserError(f"{str(path)!r} is no leaderboard, which is a CSV{hint}")
     try:
         table = parsed(path.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -175,7 +185,12 @@ def _table(path: Path, what: str) -> pd.DataFrame:
 
 def _why(error: Exception) -> str:
     """What is wrong with a file, in the words of who tried to read it: one line, cut."""
+    if isinstance(error, pd.errors.EmptyDataError):
+        return "the file is empty"
+    if "loss of data" in str(error):  # pandas' words for it tell of its own options
+        return "a row has more cells than there are columns"
     said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    said = said.removeprefix("Error tokenizing data. C error: ")
     return said.splitlines()[0][:200] if said.strip() else type(error).__name__
 
 

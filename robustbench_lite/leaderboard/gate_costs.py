@@ -27,9 +27,12 @@ class Costs:
     @classmethod
     def of(cls, board: Board) -> "Costs":
         """Those that the samples and the clocks tell."""
-        asked = {
-            (key_of(row), str(row["attack"])): number_of(row["queries"]) for row in board.samples.to_dict("records")
-        }
+        asked: dict[tuple[Key, str], float] = {}
+        for row in board.samples.to_dict(
+            "records"
+        ):  # of an attack that knows the defense beside one that does not, both
+            one = key_of(row), str(row["attack"])
+            asked[one] = asked.get(one, 0.0) + number_of(row["queries"])
         clocks = {key_of(row): row for row in board.timings.to_dict("records")}
         return cls(
             queries={one: value for one, value in asked.items() if math.isfinite(value)},
@@ -61,13 +64,17 @@ def dearer(
         pairs = [(attack, old.queries[key, attack], new.queries[key, attack]) for attack in attacks]
         each = list(_grown("queries", key, pairs, limits.queries))
         yield from each
-        if not any(one.failed for one in each):
+        other = {attack for who, attack in new.queries if who == key} - {attack for attack, _, _ in pairs}
+        if not any(one.failed for one in each) and not (pairs and other):  # what was not there before has its own price
             whole = [("queries", number_of(before["queries"]), number_of(after["queries"]))]
             yield from _grown("queries", key, whole, limits.queries)
     if limits.seconds is not None and same_images:
         pair = _both("time", "seconds", key, old.seconds, new.seconds)
         yield from _grown("time", key, [("time", *pair)], limits.seconds)
-    if limits.cost is not None:
+    attacked = all(number_of(row["clean"]) > 0 for row in (before, after))
+    if (
+        limits.cost is not None and attacked
+    ):  # where nothing is right untouched, nothing is attacked, and nothing has a cost
         pair = _both("speed", "cost", key, old.cost, new.cost)
         if (_kind(old.device[key]), _kind(new.device[key])) not in (("cpu", "cpu"), ("gpu", "gpu")):
             raise UserError(

@@ -63,6 +63,11 @@ def found_in(folder: Path) -> Found:
     """
     records, timings, diagnostics = read_run(folder)
     data, images = data_of(folder), images_of(folder)
+    if not data:
+        raise UserError(
+            f"{str(folder / 'environment.json')!r} is missing or damaged, and tells which weights and data were evaluated; run"
+            " the same evaluation again"
+        )
     digest = slice_digest(data, images)
     told = Told(
         environment=read_environment(folder), slice=digest, plan=_plan(folder), timings=timings,

@@ -34,6 +34,7 @@ from robustbench_lite.run.threads import choose_threads
 from robustbench_lite.run.trial import trial
 from robustbench_lite.system import System
 from robustbench_lite.threat import Threat
+from robustbench_lite.zoo.checkpoints import WeightsReplacedError
 
 #: an answer is borderline where its margin is less than this share of the usual one: rounding decides it, and another
 #: processor rounds otherwise
@@ -92,7 +93,8 @@ def spot(path: Path, options: Spot, reporter: Reporter | None = None) -> Iterato
             options=options, reporter=reporter,
         )  # fmt: skip
         for model, defense in product(setting.plan.models, setting.plan.chains):
-            keys = {text: (f"{text}{setting.plan.sees_through}", model, defense) for text in setting.threats}
+            names = printable(model), printable(defense)  # as records have them
+            keys = {text: (f"{text}{setting.plan.sees_through}", *names) for text in setting.threats}
             own = {text: rows[key] for text, key in keys.items() if key in rows}
             if own:
                 yield from check.system(model, defense, own)
@@ -151,6 +153,10 @@ class _Check:
                 found[text].skipped = "the images here are not those of the leaderboard"
         try:
             self._rows(model, defense, {text: row for text, row in rows.items() if not found[text].skipped}, found)
+        except WeightsReplacedError as error:
+            for finding in found.values():
+                finding.faults.append(f"digest: {error}")
+                finding.skipped = ""
         except (UserError, ModelError) as error:  # weights that are not there, an attack that fails
             for finding in found.values():
                 if not finding.notes and not finding.faults:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, unknown
+from robustbench_lite.escaping import printable
 from robustbench_lite.leaderboard import files
 from robustbench_lite.leaderboard.board import Board
 from robustbench_lite.leaderboard.build import with_external
 from robustbench_lite.leaderboard.cells import faults_of_cells, faults_of_keys
-from robustbench_lite.leaderboard.columns import KEY, Key, key_of, name_of, number_of
-from robustbench_lite.leaderboard.edits import faults_of_evidence
+from robustbench_lite.leaderboard.columns import EVIDENCE, KEY, ROWS, Key, key_of, name_of, number_of
+from robustbench_lite.leaderboard.edits import faults_of_evidence, missing
 from robustbench_lite.leaderboard.fault import Fault
 from robustbench_lite.leaderboard.files import Files
 from robustbench_lite.leaderboard.page import markdown
@@ -30,7 +31,7 @@ def faults(path: Path) -> list[str]:
     """
     found = files.read(path)
     computed = faults_without_evidence(found, path)
-    edits = [one for one in faults_of_evidence(found) if not any(told.tells(one) for told in computed)]
+    edits = [one for one in faults_of_evidence(found) if not any(told == one or told.tells(one) for told in computed)]
     return [one.told(path.stem) for one in (*computed, *edits)]
 
 
@@ -39,6 +40,8 @@ def faults_without_evidence(found: Files, path: Path) -> list[Fault]:
     cells = list(faults_of_cells(found))
     if cells:
         return cells
+    if "samples" not in found.tables and len(found.table(ROWS)):
+        return [missing("samples")]
     board, keys = Board.of_files(found), list(faults_of_keys(found))
     told = keys or list(faults_of_rows(board))
     return told + list(_of_plan(board, path)) if path.with_suffix(".toml").exists() else told
@@ -54,15 +57,17 @@ def _of_plan(board: Board, path: Path) -> Iterator[Fault]:
     yield from _of_systems(board, plan, toml.name)
     yield from _of_seeds(board, plan, toml.name)
     yield from _of_external(board, plan, toml.name)
-    if not page.exists() or page.read_text(encoding="utf-8", errors="replace") != markdown(board, plan, path.stem):
+    if not page.exists():
+        yield Fault(text=f"there is no {page.name} beside it; build the leaderboard again")
+    elif page.read_text(encoding="utf-8", errors="replace") != markdown(board, plan, path.stem):
         yield Fault(text=f"{page.name} is not what {path.name} and {toml.name} give")
 
 
 def _of_systems(board: Board, plan: BoardPlan, toml: str) -> Iterator[Fault]:
     """Every system of the plan has a row, and every row is one of its systems."""
     one = plan.plan
-    known = {"threat": [f"{threat}{one.sees_through}" for threat in one.threats], "model": one.models}
-    known |= {"defense": one.chains}
+    known = {"threat": [f"{threat}{one.sees_through}" for threat in one.threats]}
+    known |= {"model": [*map(printable, one.models)], "defense": [*map(printable, one.chains)]}  # as records have them
     rows = {key_of(row)[1:]: row for row in board.rows.to_dict("records")}
     for row in rows.values():
         odd = tuple(name for name, names in known.items() if row[name] not in names)
@@ -118,6 +123,10 @@ def seal(path: Path, changed: Sequence[str] = ()) -> tuple[Path, ...]:
         UserError: it is not sound, or something else was changed.
     """
     found = files.read(path)
+    columns = {str(name) for table in found.tables.values() for name in table.columns} - {EVIDENCE}
+    for name in changed:
+        if name not in columns:
+            raise unknown("column", name, columns)
     wrong = [*faults_without_evidence(found, path)]
     wrong = wrong or list(_unmeant(found, changed))
     if wrong:

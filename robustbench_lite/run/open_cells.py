@@ -50,8 +50,11 @@ def open_cells(folder: Path, environment: Mapping[str, Any], timings: pd.DataFra
         environment: of `run_folder.read_environment`; tells which attacks run twice on the systems that were begun.
     """
     try:
-        plan = Plan.from_toml((folder / "plan.toml").read_text(encoding="utf-8"))
+        text = (folder / "plan.toml").read_text(encoding="utf-8")
+        plan = Plan.from_toml(text)
     except (OSError, ValueError, UserError):
+        return []
+    if not text.strip():  # a file that lost its content says nothing, and not the plan of all defaults
         return []
     names = ["model", "defense", "threat", "attack"]
     exact = Counter(timings[names].itertuples(index=False, name=None))

@@ -45,6 +45,11 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     if not there:
         raise missing("folder", folder)
     timings, chosen = read_timings(folder), _indices(folder)
+    if chosen is None and len(timings):
+        raise UserError(
+            f"{cut(str(folder / 'slice.json'))!r} is missing or damaged, and tells which images were evaluated; run the same"
+            " evaluation again"
+        )
     if chosen is None:
         raise UserError(f"{cut(str(folder))!r} holds no run; give the folder that rbl evaluate --out wrote")
     if not len(timings):

@@ -16,6 +16,11 @@ from robustbench_lite.zoo.adapt import adaptation_notes
 from robustbench_lite.zoo.base import LoadedModel, audit, is_file, missing, ready
 from robustbench_lite.zoo.weights import PICKLES, fill, read_weights
 
+
+class WeightsReplacedError(UserError):
+    """A file holds other weights than those that its card was written for."""
+
+
 FORMAT = 1
 Shape = tuple[int, int, int]
 Build = Callable[[str, int, Shape], nn.Module]
@@ -80,7 +85,7 @@ def load_checkpoint(
     card = read_card(path.with_suffix(".json"))
     weights, _ = read_weights(file)
     if card.get("weights") != hash_tensors(weights):
-        raise UserError(
+        raise WeightsReplacedError(
             f"{cut(file)!r} does not hold the weights that its card was written for; one of them was replaced"
         )
     named, classes, shape = _told(card, path)

@@ -348,3 +348,16 @@ def test_machines_are_told_too(
     assert page == (tmp_path / "summary.md").read_text()
     assert "| less accurate: clean | net.py:make;weights=net.safetensors, none · digits · Linf:0.05 |" in page
     assert pd.read_csv(tmp_path / "gate.csv")["clean"].iloc[0] > 0.8  # the baseline is as it was
+
+
+@pytest.mark.parametrize("name", ["environment.json", "slice.json"])
+def test_a_damaged_folder_is_told_by_its_file_and_not_as_other_images(
+    check: Check, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    damaged = next((tmp_path / "runs/gate").iterdir())
+    (damaged / name).write_text("")
+    capsys.readouterr()
+    assert here("check", "--baseline", "gate.csv", "--run", str(damaged)) == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert "run the same evaluation again" in said.replace("\n", " ")

@@ -29,6 +29,20 @@ CASES = {
     "batch size in words": ("evaluate --batch-size many", "batch_size=many; accepted: auto, or 1 and more"),
     "examples": ("evaluate --examples some", "examples=some; accepted: all"),
     "empty name": ("evaluate --attack=", "the plan has no attack"),
+    "empty folder": ("evaluate --out=", "--out is empty; give a folder, or leave it out"),
+    "empty file": ("check --baseline a.csv --junit=", "--junit is empty; give a file, or leave it out"),
+    "empty file of a command in a group": (
+        "leaderboard build a.toml --out=",
+        "--out is empty; give a file, or leave it out",
+    ),
+    "a factor below 0": (
+        "check --baseline a.csv --speed -1",
+        "speed=-1; accepted: 0 (not compared), or a factor from 1",
+    ),
+    "a budget of 300 levels": (
+        "evaluate --threat Linf:300/255",
+        "Linf:1.17647 is larger than 1, the range of an image",
+    ),
     "slice seed": ("evaluate --slice-seed -1", "slice_seed=-1"),
     "no config": ("evaluate --config missing.toml", "there is no plan 'missing.toml'"),
     "config is a folder": ("evaluate --config .", "cannot read the plan"),

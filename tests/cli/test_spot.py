@@ -1,6 +1,7 @@
 """`rbl leaderboard validate --spot`: what a board says of its images is run again, and a board that was forged is found out."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,3 +175,53 @@ def test_the_seed_says_which_images(spot: Spot, here: Here, capsys: pytest.Captu
     assert told[0] == told[2] != told[1]
     here("leaderboard", "validate", "board.csv", "--spot", "3", "--quiet")
     assert re.search(r"drawn with --seed \d+\n", capsys.readouterr().out)
+
+
+def test_weights_that_are_not_their_cards_are_a_fault_also_beside_rows_that_agree(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("none", "pgd-at"):
+        for file in (Path(__file__).parents[2] / "leaderboards/models").glob(f"digits-small-cnn-{name}.*"):
+            shutil.copy(file, tmp_path)
+    models = [f"checkpoint:digits-small-cnn-{name}.safetensors" for name in ("none", "pgd-at")]
+    (tmp_path / "two.toml").write_text(
+        f'dataset = "digits"\nmodels = {models}\ndefenses = ["none"]\nattacks = ["fgsm"]\n'
+        'threats = ["Linf:0.1"]\nsamples = "first:10"\n'
+    )
+    assert here("leaderboard", "build", "two.toml", "--runs", "runs", "--quiet") == 0
+    shutil.copy(tmp_path / "digits-small-cnn-none.safetensors", tmp_path / "digits-small-cnn-pgd-at.safetensors")
+    capsys.readouterr()
+    assert here("leaderboard", "validate", "two.csv", "--spot", "3", "--seed", "1", "--quiet") == 1
+    out, err = capsys.readouterr()
+    assert f"agrees: {models[0]}, none" in out
+    assert f"differs: {models[1]}, none" in out
+    assert "does not hold the weights that its card was written for" in err
+
+
+def test_a_name_with_control_characters_is_the_same_system_to_the_plan(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (Path(__file__).parents[2] / "leaderboards/models").glob("digits-small-cnn-none.*"):
+        shutil.copy(file, tmp_path / f"a\r\u202eb{file.suffix}")
+    (tmp_path / "odd.toml").write_text(
+        'dataset = "digits"\nmodels = ["checkpoint:a\\r\\u202eb.safetensors"]\ndefenses = ["none"]\nattacks = ["fgsm"]\n'
+        'threats = ["Linf:0.1"]\nsamples = "first:10"\n'
+    )
+    assert here("leaderboard", "build", "odd.toml", "--runs", "runs", "--quiet") == 0
+    capsys.readouterr()
+    assert here("leaderboard", "validate", "odd.csv", "--spot", "3", "--quiet") == 0
+    assert r"agrees: checkpoint:a\x{d}\x{202e}b.safetensors, none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (("--seed", "-1"), "seed=-1; accepted: a whole number from 0"),
+        (("--budget", "nan"), "budget=nan; accepted: a number above 0"),
+    ],
+)
+def test_odd_numbers_are_refused(
+    here: Here, capsys: pytest.CaptureFixture[str], given: tuple[str, str], message: str
+) -> None:
+    assert here("leaderboard", "validate", "any.csv", "--spot", "3", *given) == 2
+    assert message in capsys.readouterr().err

@@ -236,3 +236,54 @@ def test_the_table_of_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + whole.encode())  # as a spreadsheet begins a file
     assert len(Board.read(path).rows) == len(read(FOLDER / path.name))
     assert io.StringIO(whole).readline()
+
+
+@pytest.mark.parametrize("what", ["samples", "detection"])
+def test_a_file_that_is_gone_is_said_to_be_missing(what: str, tmp_path: Path) -> None:
+    path = copied("detectors-mnist", tmp_path)
+    path.with_name(f"{path.stem}.{what}.csv").unlink()
+    told = [one for one in faults(path) if "is missing" in one]
+    assert told == [f"detectors-mnist.{what}.csv: the file is missing; put it back, or build the leaderboard again"]
+    with pytest.raises(UserError, match=rf"detectors-mnist\.{what}\.csv: the file is missing"):
+        Board.read(path)
+
+
+def test_a_page_that_is_gone_is_said_to_be_missing(tmp_path: Path) -> None:
+    path = copied("digits-linf", tmp_path)
+    path.with_suffix(".md").unlink()
+    assert faults(path) == ["there is no digits-linf.md beside it; build the leaderboard again"]
+
+
+def test_a_system_has_one_line_of_clocks(tmp_path: Path) -> None:
+    """Of two, nobody could say which one costs are compared with."""
+    path = copied("gate-digits", tmp_path)
+    file = path.with_name("gate-digits.timings.csv")
+    table = read(file)
+    write(file, pd.concat([table, table.iloc[[0]].assign(cost="9")]))
+    (told,) = faults(path)
+    assert told.startswith("gate-digits.timings.csv, checkpoint:")
+    assert told.endswith("dataset and threat and model and defense: it has more than one line")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("digits-linf.toml", r"digits-linf\.toml' is no leaderboard, which is a CSV; give '.*digits-linf\.csv'"),
+        ("digits-linf.md", "give '.*digits-linf\\.csv'"),
+        (".", "is a folder; give the leaderboard's file NAME.csv"),
+        ("empty.csv", "is no leaderboard: the file is empty"),
+        ("wide.csv", "is no leaderboard: a row has more cells than there are columns"),
+    ],
+)
+def test_what_is_no_table_is_told_in_our_own_words(name: str, message: str, tmp_path: Path) -> None:
+    copied("digits-linf", tmp_path)
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "wide.csv").write_text("a\n1,2\n")
+    with pytest.raises(UserError, match=message):
+        Board.read(tmp_path / name)
+
+
+def test_a_column_that_is_not_there_was_not_changed_on_purpose(tmp_path: Path) -> None:
+    path = copied("digits-linf", tmp_path)
+    with pytest.raises(UserError, match=r"unknown column 'digset'.*did you mean .?digest"):
+        validate.seal(path, ["digset"])

@@ -339,3 +339,32 @@ def test_an_empty_table_of_samples_falls_back_on_intervals(make_board):
     worse = make_board({"none": {"pgd": "B" * 40}})
     (alarm,) = judge(bare, worse, LIMITS).alarms
     assert "exact intervals" in alarm.how
+
+
+def test_a_system_that_is_never_right_is_told_so_and_not_that_it_has_no_cost(make_board):
+    """Nothing of it was attacked, so that there is no cost."""
+    board = make_board({"none": {"pgd": "R" * 60}})
+    timed = replace(board, timings=board.timings.assign(cost=2.0))
+    wrong = make_board({"none": {"pgd": "W" * 60}})
+    limits = Limits(cost=1.5, queries=None)
+    assert kinds(judge(timed, replace(wrong, timings=wrong.timings.assign(cost="")), limits))[:2] == [
+        "less accurate", "less robust",
+    ]  # fmt: skip
+
+
+def test_an_attack_that_is_new_in_the_run_is_no_growth_of_queries(make_board):
+    """All attacks together ask twice as much; the one that both ran asks the same."""
+    before = make_board({"none": {"pgd": "RB"}})
+    now = make_board({"none": {"pgd": "RB", "square": "RB"}})
+    assert judge(before, now, LIMITS).alarms == ()
+    gone = judge(now, before, LIMITS).alarms
+    assert [(alarm.kind, alarm.what) for alarm in gone] == [("missing", "square")]
+
+
+def test_the_queries_of_both_forms_of_an_attack_are_counted(make_board):
+    """The one that knows the defense asks as much as before, and does not hide that the other asks three times as much."""
+    before = make_board({"none": {"fgsm": "RB", "fgsm*": "RB"}})
+    plain = (before.samples["attack"] == "fgsm") & (before.samples["adaptive"] == "false")
+    asked = before.samples["queries"].astype(float).where(~plain, 45.0)
+    (alarm,) = judge(before, replace(before, samples=before.samples.assign(queries=asked)), LIMITS).alarms
+    assert (alarm.kind, alarm.what, alarm.before, alarm.after) == ("queries", "fgsm", 30, 60)

@@ -321,3 +321,9 @@ def test_a_table_is_read_back_as_it_was_written_or_not_at_all(tmp_path: Path) ->
     path.write_bytes(b"PAR1")
     assert read_table(path) is None
     assert read_table(tmp_path / "absent.parquet") is None
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_plan_that_lost_its_content_is_not_the_plan_of_all_defaults(text: str, folder: Path) -> None:
+    (folder / "plan.toml").write_text(text)
+    assert unfinished(folder) == ()
