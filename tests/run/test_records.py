@@ -117,7 +117,7 @@ def test_a_file_that_is_not_as_it_was_written_counts_as_not_computed(damage: Dam
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    "column, value",
     [
         ("broken", True),
         ("break_rate", 1.0),
