@@ -76,7 +76,7 @@ CONTROLS = (
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
     test = datasets.load("digits", "test")
-    return test.batch(range(len(test))), test.labels_at(range(len(test)))
+    return test.batch(range(200)), test.labels_at(range(200))
 
 
 @pytest.fixture(scope="module")

@@ -100,9 +100,10 @@ def run(folder: Path, work: str) -> None:
         threat = ["Linf:0.02", "Linf:0.01"]
     else:
         attacks, threat = [Cascade()], ["Linf:0.03"]
+    options: dict[str, Any] = {"diagnostics": False, "batch_size": 32}
     if work == "random":
-        system = system.with_noise(0.05)
-    evaluate(system, x, y, attacks=attacks, threat=threat, out=folder, diagnostics=False, batch_size=32)
+        system, options = system.with_noise(0.05), {**options, "eot": 2, "verdict_draws": 20}
+    evaluate(system, x, y, attacks=attacks, threat=threat, out=folder, **options)
 
 
 def child(folder: Path, work: str) -> int:

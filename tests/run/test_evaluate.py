@@ -18,7 +18,7 @@ from robustbench_lite.attack import State
 from robustbench_lite.errors import UserError
 from robustbench_lite.oracle import Oracle
 from robustbench_lite.results.metrics import COLUMNS
-from robustbench_lite.run import records as record_files
+from robustbench_lite.run import parquet
 from robustbench_lite.run.output import read_run
 from robustbench_lite.run.plan import Plan
 
@@ -139,7 +139,7 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     model, x, y = module_and_images(20)
-    monkeypatch.setattr(record_files.pq, "write_table", full)
+    monkeypatch.setattr(parquet.pq, "write_table", full)
     with pytest.raises(UserError, match="No space left"):
         rbl.evaluate(model, x, y, attacks="fgsm", threat="Linf:0.1", out=tmp_path, **QUIET)
     monkeypatch.undo()

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 HERE = Path(__file__).parent
-#: in each of this many chains a run is killed again and again until it ends
-CHAINS, KILLS = 3, 8
+#: in each of this many chains a run is killed again and again until it ends; RBL_KILLS=8 is more thorough
+CHAINS, KILLS = 3, int(os.environ.get("RBL_KILLS", "4"))
 
 
 def drive(folder: Path, seed: int, kills: int, work: str = "attacks") -> dict[str, int]:
@@ -51,7 +51,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         assert contents(folder) == expected
         left = [path for path in folder.rglob("*.tmp") if not path.name.startswith(".")]
         assert not left  # a killed run may leave hidden files, which nobody reads and a later run deletes
-    assert killed >= 15, f"only {killed} of the runs were killed in the middle"
+    assert killed >= 2 * KILLS, f"only {killed} of the runs were killed in the middle"
 
 
 @pytest.mark.parametrize("work", ["cascade", "random"])
@@ -59,8 +59,8 @@ def test_a_killed_cascade_goes_on_at_the_next_stage_and_ends_in_the_same_bytes(t
     drive(tmp_path / "whole", 0, 0, work)
     expected, straight = contents(tmp_path / "whole"), rows_of_stages(tmp_path / "whole.log")
     folder = tmp_path / "killed"
-    killed = drive(folder, 10, 4, work)["killed"]
-    assert killed >= 3, f"only {killed} of the runs were killed in the middle"
+    killed = drive(folder, 10, KILLS, work)["killed"]
+    assert killed >= KILLS - 1, f"only {killed} of the runs were killed in the middle"
     assert contents(folder) == expected
     assert not list(folder.rglob("stages.safetensors")), "what a cascade keeps while it runs is there no longer"
     again = rows_of_stages(tmp_path / "killed.log")

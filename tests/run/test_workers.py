@@ -1,6 +1,7 @@
 """Processes that compute cells ahead: no number depends on them, and whatever happens to one, the run goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from waiting import PATIENCE, until
 from robustbench_lite.cli.app import main
 from robustbench_lite.errors import UserError
 from robustbench_lite.run import workers
-from robustbench_lite.run.evaluate import run
+from robustbench_lite.run.evaluate import Result, run
 from robustbench_lite.run.plan import Plan
 from robustbench_lite.run.reporter import Silent
 from robustbench_lite.run.setting import Setting
@@ -44,34 +45,43 @@ def records(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_shared_work_leaves_the_same_bytes(tmp_path: Path) -> None:
-    alone = run(PLAN, out=tmp_path / "alone")
-    heard = Listening()
-    shared = run(PLAN, out=tmp_path / "shared", jobs=2, reporter=heard)
-    assert records(tmp_path / "alone") == records(tmp_path / "shared")
+Done = tuple[Path, Result, Result, Listening]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The plan run by one process in DIR/alone, and by others ahead of it in DIR/shared; and what was told of those."""
+    folder, heard = tmp_path_factory.mktemp("done"), Listening()
+    return folder, run(PLAN, out=folder / "alone"), run(PLAN, out=folder / "shared", jobs=2, reporter=heard), heard
+
+
+def test_shared_work_leaves_the_same_bytes(done: Done) -> None:
+    folder, alone, shared, heard = done
+    assert records(folder / "alone") == records(folder / "shared")
     pd.testing.assert_frame_equal(alone.records, shared.records)
     pd.testing.assert_frame_equal(alone.table.drop(columns="seconds"), shared.table.drop(columns="seconds"))
     assert heard.told[0][:2] == (0, 6)
     assert heard.told[-1] == (6, 6, "")
     assert (shared.timings["seconds"] > 0).all()
     for name in ("alone", "shared"):
-        assert sorted(path.name for path in (tmp_path / name / "examples").iterdir()) == sorted(
+        assert sorted(path.name for path in (folder / name / "examples").iterdir()) == sorted(
             f"{key}.npz" for key in shared.timings["key"]
         )
 
 
-def test_what_is_there_is_not_given_out_again_and_keeps_its_clock(tmp_path: Path) -> None:
-    first = run(PLAN, out=tmp_path, jobs=2)
+def test_what_is_there_is_not_given_out_again_and_keeps_its_clock(tmp_path: Path, done: Done) -> None:
+    folder, _, first, _ = done
+    shutil.copytree(folder / "shared", tmp_path / "run")
     heard = Listening()
-    again = run(PLAN, out=tmp_path, jobs=2, reporter=heard)
+    again = run(PLAN, out=tmp_path / "run", jobs=2, reporter=heard)
     assert heard.told == []
     pd.testing.assert_series_equal(first.timings["seconds"], again.timings["seconds"])
-    fresh = run(PLAN, out=tmp_path, jobs=2, reporter=heard, fresh=True)
+    fresh = run(PLAN, out=tmp_path / "run", jobs=2, reporter=heard, fresh=True)
     assert heard.told[-1] == (6, 6, "")
     pd.testing.assert_frame_equal(first.records, fresh.records)
 
 
-def test_a_process_that_dies_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_no_loss(tmp_path: Path, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(self: Listening, done: int, total: int, text: str) -> None:
         self.told.append((done, total, text))
         if len(self.told) == 2:
@@ -81,7 +91,7 @@ def test_a_process_that_dies_is_no_loss(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Listening, "together", kill)
     whole = run(PLAN, out=tmp_path / "killed", jobs=2, reporter=Listening())
-    pd.testing.assert_frame_equal(whole.records, run(PLAN, out=tmp_path / "alone").records)
+    pd.testing.assert_frame_equal(whole.records, done[1].records)
     assert not whole.failed
 
 
