@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.errors import UserError
+from robustbench_lite.errors import UserError, cut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +142,7 @@ def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[
     path = cache_dir() / "parts" / f"{key}.safetensors"
     if path.is_file():
         try:
-            held = _read_part(path)
+            held = _read_part(path, key)
             _LOGGER.info("a fitted part comes from the cache: %s", path)
             return held
         except UserError as error:
@@ -151,13 +151,13 @@ def load_or_make(key: str, make: "Callable[[], Mapping[str, Tensor]]") -> "dict[
     made = {name: value.detach().cpu().clone().contiguous() for name, value in make().items()}
     if writable:
         try:
-            atomic_write(path, save(made, metadata={"digest": hash_tensors(made)}))
+            atomic_write(path, save(made, metadata={"digest": hash_tensors(made), "key": key}))
         except OSError as error:
             warnings.warn(f"the part is not kept: {error}", stacklevel=2)
     return made
 
 
-def _read_part(path: Path) -> "dict[str, Tensor]":
+def _read_part(path: Path, key: str) -> "dict[str, Tensor]":
     """The tensors of a part.
 
     Raises:
@@ -170,12 +170,23 @@ def _read_part(path: Path) -> "dict[str, Tensor]":
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            told = (file.metadata() or {}).get("digest")
+            told = file.metadata() or {}
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{str(path)!r} is damaged: {error}") from error
-    if told != hash_tensors(tensors):
+    if told.get("digest") != hash_tensors(tensors):
         raise UserError(f"{str(path)!r} does not hold what was written there")
+    _check_key(path, told.get("key", key), key)
     return tensors
+
+
+def _check_key(path: Path, told: object, key: str) -> None:
+    """Refuse what was written under another name.
+
+    Raises:
+        UserError: it was.
+    """
+    if told != key:
+        raise UserError(f"{str(path)!r} was copied there: it was written as {cut(told)}")
 
 
 def _cached(path: Path, model: "nn.Module") -> Card | None:
@@ -197,6 +208,7 @@ def _read(path: Path, model: "nn.Module") -> Card:
     from robustbench_lite.zoo.weights import read_weights
 
     card, (weights, _) = read_card(path.with_suffix(".json")), read_weights(path)
+    _check_key(path, card.get("key", path.stem), path.stem)
     if card.get("weights") != hash_tensors(weights):
         raise UserError(f"{str(path)!r} does not hold the weights that its card was written for")
     own = {name: value.shape for name, value in model.state_dict().items()}
@@ -211,7 +223,7 @@ def _keep(path: Path, model: "nn.Module", card: Card) -> None:
     from robustbench_lite.zoo.checkpoints import save_checkpoint
 
     try:
-        save_checkpoint(path, model, card)
+        save_checkpoint(path, model, {**card, "key": path.stem})
     except (OSError, UserError) as error:
         warnings.warn(f"the trained model is not kept: {error}", stacklevel=3)
 

@@ -323,3 +323,21 @@ def test_a_part_that_is_not_what_was_written_is_made_again(folder: Path, damage:
     assert len(made) == 2
     load_or_make("part", make)
     assert len(made) == 2
+
+
+def test_a_part_that_was_copied_from_another_is_made_again(folder: Path) -> None:
+    load_or_make("other", lambda: {"a": torch.zeros(4)})
+    (other,) = (folder.parent / "parts").iterdir()
+    other.rename(other.with_stem("part"))
+    with pytest.warns(UserWarning, match="written as other"):
+        assert torch.equal(load_or_make("part", lambda: {"a": torch.ones(4)})["a"], torch.ones(4))
+
+
+def test_weights_that_were_copied_from_another_entry_are_trained_again(folder: Path) -> None:
+    Trainer(0.25)(plain(seed=1), "other")
+    for file in list(folder.iterdir()):
+        file.rename(folder / f"k{file.suffix}")
+    trainer = Trainer()
+    with pytest.warns(UserWarning, match="written as other"):
+        trainer(plain(seed=2))
+    assert trainer.calls == 1

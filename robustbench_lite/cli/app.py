@@ -3,6 +3,7 @@
 0 done · 2 the user's mistake · 3 some cell failed · 130 Ctrl-C. Anything else is our own bug and shows its traceback.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from robustbench_lite.cli.printing import complain
 from robustbench_lite.cli.stopping import STOPPED
 from robustbench_lite.cli.words import refuse_odd_words
 from robustbench_lite.errors import ModelError, UserError, cause_of, cut
+from robustbench_lite.streams import drop, present_streams
 
 # typer's own names for what click calls so, whether it is built on click or brings its own copy
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -38,6 +40,8 @@ _ClickError: type[Exception] = _UsageError.__bases__[0]
 _NoSuchOption: type[Exception] = sys.modules[_UsageError.__module__].NoSuchOption
 
 DONE, MISTAKE = 0, 2
+#: what becomes of a stream: the disk is full, it was closed
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO})
 EXAMPLES = """\b
 Examples:
   rbl evaluate
@@ -90,6 +94,7 @@ def _rbl(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rbl` with these arguments (those of the process if left out) and return its exit code."""
+    present_streams()
     try:
         refuse_odd_words(typer.main.get_command(app), sys.argv[1:] if arguments is None else arguments)
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
@@ -116,8 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(f"code that was called ended the program by {cause_of(error)}")
             return MISTAKE
         # who reads our output has had enough (`rbl list attacks | head -1`); nothing is left to be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout)
         return DONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        drop(sys.stdout)
+        complain(f"cannot write to stdout: {os.strerror(error.errno)}")
+        return MISTAKE
     return code if isinstance(code, int) else DONE
 
 

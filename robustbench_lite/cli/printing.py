@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from robustbench_lite.errors import UserError, cut, nearest
 from robustbench_lite.escaping import printable
 from robustbench_lite.specs import system_name
+from robustbench_lite.streams import drop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,10 @@ def complain(text: str) -> None:
         # a lone carriage return is shown: where a shell script with Windows line ends adds one, it is the cause
         line = " ".join(re.split(r"\r?\n", text))
         text = f"rbl: {printable(line)}"
-    print(text, file=sys.stderr, flush=True)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # a full disk, a closed stream
+        drop(sys.stderr)
 
 
 def one_of(what: str, given: str, accepted: tuple[str, ...]) -> str:

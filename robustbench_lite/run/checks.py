@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from robustbench_lite.errors import ModelError
 from robustbench_lite.hashing import hash_json
 from robustbench_lite.hashing.values import hash_plugin
 from robustbench_lite.results.claims import known
-from robustbench_lite.results.diagnostics import Diagnostic, unchecked
+from robustbench_lite.results.diagnostics import Diagnostic, Status, unchecked
 from robustbench_lite.results.thresholds import THRESHOLDS
 from robustbench_lite.run.budget import LEAST, Budget
 from robustbench_lite.run.cell import Cell
@@ -82,7 +83,7 @@ def checked(attempt: Attempt, folder: Path | None, reporter: Reporter, seconds: 
     if path is not None and not any(one.for_now for one in found) and not any(ran.failed for _, ran in attempt.cells):
         told = [asdict(one) for one in found]
         with writing(path.parent.parent):
-            atomic_write(path, json.dumps({"checks": told, "digest": hash_json(told)}).encode())
+            atomic_write(path, json.dumps({"checks": told, "digest": _digest(path, told)}).encode())
     return found
 
 
@@ -119,9 +120,20 @@ def _read(path: Path) -> list[Diagnostic] | None:
     """What is kept there; None if it cannot be read, or is not as it was written."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        if held["digest"] != hash_json(held["checks"]):
+        if held["digest"] != _digest(path, held["checks"]):
             return None
         found = [Diagnostic(**one) for one in held["checks"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if all(one.name in THRESHOLDS for one in found) else None
+    return found if found and all(_is_finding(one) for one in found) else None
+
+
+def _is_finding(one: Diagnostic) -> bool:
+    """Whether a check is one of ours, and says of it what can be said."""
+    known = one.name in THRESHOLDS and one.status in get_args(Status) and isinstance(one.detail, str)
+    return known and type(one.value) in (int, float) and type(one.n) is int and one.for_now is False
+
+
+def _digest(path: Path, told: object) -> str:
+    """Of what a file tells, and of what it tells it: under another's name it is not believed."""
+    return hash_json([path.stem, told])

@@ -178,13 +178,13 @@ class Output:
         if self.folder is None:
             return measure()
         path = self.folder / kind / f"{name}.parquet"
-        held = read_table(path)
+        held = read_table(path, name)
         if held is not None:
             found: pd.DataFrame = held.to_pandas()
             return found
         frame = measure()
         with writing(self.folder):
-            write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
+            write_table(path, pa.Table.from_pandas(frame, preserve_index=False), name)
         return frame
 
     def end(self, result: Any) -> None:

@@ -24,7 +24,7 @@ from robustbench_lite.cache import atomic_write, writing
 from robustbench_lite.hashing import hash_bytes
 from robustbench_lite.hashing.values import hash_tensors
 from robustbench_lite.run.parquet import read_table, write_table
-from robustbench_lite.run.verdict import REASONS
+from robustbench_lite.run.verdict import FAILED, INVALID, REASONS
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
@@ -133,7 +133,7 @@ class Records:
             for place, one in enumerate(learned)
             for name, tensor in one.tensors.items()
         }
-        told = {"figures": [dict(one.figures) for one in learned], "digest": hash_tensors(tensors)}
+        told = {"key": key, "figures": [dict(one.figures) for one in learned], "digest": hash_tensors(tensors)}
         with writing(self._folder.parent):
             atomic_write(self._folder / key / _LEARNED, save(tensors, metadata={"learned": json.dumps(told)}))
 
@@ -147,7 +147,7 @@ class Records:
                 told = json.loads(file.metadata()["learned"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return []
-        if told.get("digest") != hash_tensors(tensors):
+        if told.get("digest") != hash_tensors(tensors) or told.get("key", key) != key:
             return []
         return [_of_stage(place, tensors, figures) for place, figures in enumerate(told["figures"])]
 
@@ -223,7 +223,24 @@ def _read(path: Path, key: str) -> pd.DataFrame:
 def _are_verdicts(rows: pd.DataFrame, key: str) -> bool:
     """Whether every row is a verdict of this cell on another sample."""
     whole = bool(rows[list(_VERDICT)].notna().to_numpy().all()) and rows["index"].is_unique
-    return whole and bool((rows["key"] == key).all()) and bool(rows["reason"].isin(REASONS).all())
+    known = whole and bool((rows["key"] == key).all()) and bool(rows["reason"].isin(REASONS).all())
+    return known and bool(_agree(rows).all())
+
+
+def _agree(rows: pd.DataFrame) -> pd.Series:
+    """Whether the columns of each row say the same: of an edited row a digest can be made, but no other verdict."""
+    valid, broken, reason = rows["valid"], rows["broken"], rows["reason"]
+    plain = valid & (reason == "") & (rows["target"] == -1) & (rows["draws"] == 1)
+    lengths = rows[["linf", "l2", "l1", "l0"]]
+    return (
+        ((valid != reason.isin(INVALID)) | (reason == REASONS[FAILED]))
+        & (broken == (rows["break_rate"] > 0.5))
+        & (valid | ~broken)
+        & (broken | ~rows["broken_8bit"])
+        & (~plain | (broken == ((rows["prediction"] != rows["label"]) & ~rows["rejected"])))
+        & (~valid | (lengths >= 0).all(axis=1))
+        & (rows[["label", "index", "forwards", "backwards"]] >= 0).all(axis=1)
+    )
 
 
 def _none() -> pd.DataFrame:

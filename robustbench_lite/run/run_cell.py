@@ -142,14 +142,23 @@ def _of_this_system(cell: Cell, records: Records, key: str, note: Callable[[str]
     at = place[rows["index"].to_numpy(dtype=np.int64)].to_numpy()
     answers, labels = subject.clean.prediction.numpy()[at], subject.labels.numpy()[at]
     same = (rows["label"] == labels) & ((rows["clean_prediction"] == answers) | subject.system.model_is_random)
-    if bool(same.all()):
+    if bool(same.all()) and bool((ours := _of_this_cell(cell, rows)).all()):
         return have
-    note(
-        f"{cell.attack_text} on {subject.name}: {int((~same).sum())} of {len(rows)} recorded clean"
-        " answers are not the system's any more; the records are stale and computed anew"
+    told = (
+        f"{int((~same).sum())} of {len(rows)} recorded clean answers are not the system's any more; the records are stale"
+        if not bool(same.all())
+        else f"{int((~ours).sum())} of {len(rows)} records are of another threat or other classes; they are damaged"
     )
+    note(f"{cell.attack_text} on {subject.name}: {told} and computed anew")
     records.forget(key)
     return records.rows(key)
+
+
+def _of_this_cell(cell: Cell, rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether the rows are of this cell's threat and classes, (n,) bool."""
+    eps, classes = cell.threat.eps, cell.subject.system.num_classes
+    known = (rows["norm"] == cell.threat.norm) & (rows["eps"].isna() if eps is None else rows["eps"] == eps)
+    return known & rows["prediction"].between(0, classes - 1)
 
 
 def _examples_of(cell: Cell) -> list[int]:

@@ -22,6 +22,8 @@ from robustbench_lite.threat import Threat
 #: what `Verdict.reason` means; 0 is an ordinary verdict
 REASONS = ("", "not-finite", "outside-box", "outside-threat", "nan-scores", "clean-wrong", "target-is-label", "failed")
 NOT_FINITE, OUTSIDE_BOX, OUTSIDE_THREAT, NAN_SCORES, CLEAN_WRONG, TARGET_IS_LABEL, FAILED = range(1, 8)
+#: the reasons of examples that the threat forbids
+INVALID = REASONS[NOT_FINITE : OUTSIDE_THREAT + 1]
 RANDOM_DRAWS = 20
 
 

@@ -32,6 +32,7 @@ from robustbench_lite.run.subject import Subject
 from robustbench_lite.run.systems import Built
 from robustbench_lite.run.trial import clock_of, trial
 from robustbench_lite.specs import system_name
+from robustbench_lite.streams import lent_streams
 from robustbench_lite.training.layout import tiny
 
 #: processes that are started unasked at most, and the fewest tasks that are worth their start of some seconds
@@ -190,7 +191,13 @@ def _serve(plan: Plan, folder: Path, fresh: bool, boss: Connection) -> None:
         setting = Setting.of(plan)
         output = Output(folder, plan, fresh=fresh)
         count = output.threads or setting.threads  # the run has chosen them before it shares its work
-        with no_early_end(), same_plugins(), setting.opened(None, Silent()) as opened, steady_threads(count):
+        with (
+            no_early_end(),
+            lent_streams(),
+            same_plugins(),
+            setting.opened(None, Silent()) as opened,
+            steady_threads(count),
+        ):
             desk = _Desk(opened=opened, output=output, note=partial(tell, "note"))
             while True:
                 task: Task = boss.recv()

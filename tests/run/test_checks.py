@@ -59,7 +59,9 @@ def test_a_fresh_run_makes_them_again(tmp_path: Path, made: Counted) -> None:
     assert made.count == 2
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"checks": [], "digest": "x"}', "edited", "renamed"])
+@pytest.mark.parametrize(
+    "damage", ["", "{}", "[]", '{"checks": [], "digest": "x"}', "edited", "renamed", "unheard of", "none", "another's"]
+)
 def test_a_damaged_file_counts_as_not_checked(tmp_path: Path, made: Counted, damage: str) -> None:
     first = diagnosed(tmp_path / "run")
     (path,) = (tmp_path / "run" / "checks").iterdir()
@@ -69,7 +71,14 @@ def test_a_damaged_file_counts_as_not_checked(tmp_path: Path, made: Counted, dam
         damage = json.dumps(held)
     elif damage == "renamed":
         held["checks"][0]["name"] = "another"
-        damage = json.dumps({**held, "digest": checks.hash_json(held["checks"])})
+    elif damage == "unheard of":
+        held["checks"][0]["status"] = "splendid"
+    elif damage == "none":
+        held["checks"] = []
+    if damage in ("renamed", "unheard of", "none"):
+        damage = json.dumps({**held, "digest": checks.hash_json([path.stem, held["checks"]])})
+    elif damage == "another's":  # as it was written, in another run's folder
+        damage = json.dumps({**held, "digest": checks.hash_json(["another", held["checks"]])})
     path.write_text(damage)
     assert diagnosed(tmp_path / "run") == first
     assert made.count == 2

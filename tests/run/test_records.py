@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from robustbench_lite.hashing import hash_json
+from robustbench_lite.run.parquet import write_table
 from robustbench_lite.run.records import COLUMNS, SCHEMA, Records
 
 
@@ -19,7 +20,9 @@ def frame(indices: list[int], broken: bool = False, key: str = "k") -> pd.DataFr
     values: dict[str, Any] = {name: ("x" if name in texts else 0) for name in COLUMNS}
     values |= {field.name: False for field in SCHEMA if str(field.type) == "bool"} | {"reason": "", "key": key}
     rows = pd.DataFrame([values] * len(indices))
-    return rows.assign(index=indices, broken=broken)
+    return rows.assign(
+        index=indices, broken=broken, break_rate=float(broken), prediction=int(broken), valid=True, target=-1, draws=1
+    )
 
 
 def test_the_columns_are_the_published_ones_in_order() -> None:
@@ -111,6 +114,29 @@ def test_a_file_that_is_not_as_it_was_written_counts_as_not_computed(damage: Dam
     store.append("k", frame([1, 2, 3, 4]))
     assert len(store.finish("k")) == 4
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [
+        ("broken", True),
+        ("break_rate", 1.0),
+        ("broken_8bit", True),
+        ("valid", False),
+        ("reason", "outside-box"),
+        ("prediction", 7),
+        ("label", 3),
+        ("linf", -0.5),
+        ("l2", float("nan")),
+        ("forwards", -1),
+    ],
+)
+def test_an_edited_row_that_contradicts_itself_is_not_believed_whatever_its_digest(
+    column: str, value: object, tmp_path: Path
+) -> None:
+    file = written(tmp_path)
+    write_table(file, changed(column, value)(pq.read_table(file)).replace_schema_metadata())
+    assert Records(tmp_path).rows("k").empty
 
 
 def test_a_file_of_another_cell_counts_as_not_computed(tmp_path: Path) -> None:
