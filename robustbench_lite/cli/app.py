@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rbl` with these arguments (those of the process if left out) and return its exit code."""
     present_streams()
     try:
-        refuse_odd_words(typer.main.get_command(app), sys.argv[1:] if arguments is None else arguments)
+        refuse_odd_words(app, sys.argv[1:] if arguments is None else arguments)
         code = app(args=None if arguments is None else list(arguments), prog_name="rbl", standalone_mode=False)
         sys.stdout.flush()
     except (UserError, ModelError) as error:

@@ -2,6 +2,7 @@
 
 import math
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -261,19 +262,19 @@ def _spot(file: Path, options: dict[str, Any], *, quiet: bool) -> int:
     from robustbench_lite.leaderboard.spot import Spot
     from robustbench_lite.leaderboard.spot import spot as check
 
-    wrong, checked, given = 0, 0, Spot(**options)
+    wrong, checked, given, out = 0, 0, Spot(**options), sys.stdout  # which user's code is not given inside
     print(f"{file}: {given.count} random images of each row, drawn with --seed {given.seed}")
     with stoppable("nothing is kept of a spot check"), Bars(quiet=quiet) as bars:
         for finding in check(file, given, bars):
             if finding.skipped:
-                print(f"  not checked: {finding.who}: {finding.skipped}")
+                print(f"  not checked: {finding.who}: {finding.skipped}", file=out)
                 continue
             checked, wrong = checked + 1, wrong + len(finding.faults)
             for fault in finding.faults[:_TOLD]:
                 complain(f"{file}: {finding.who}: {fault}")
             if len(finding.faults) > _TOLD:
                 complain(f"{file}: {finding.who}: and {len(finding.faults) - _TOLD} more images")
-            print(f"  {'differs' if finding.faults else 'agrees'}: {finding.who}: {'; '.join(finding.notes)}")
+            print(f"  {'differs' if finding.faults else 'agrees'}: {finding.who}: {'; '.join(finding.notes)}", file=out)
     if not checked:
         complain(f"{file}: no row could be checked")
         return 1

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import typer
+
 from robustbench_lite.errors import UserError
 from robustbench_lite.escaping import refuse_control_value
 
@@ -12,15 +14,18 @@ from robustbench_lite.escaping import refuse_control_value
 _WRITTEN = ("--out", "--log", "--runs", "--html", "--junit")
 
 
-def refuse_odd_words(command: Any, arguments: Sequence[str]) -> None:
+def refuse_odd_words(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Refuse what is no value of any option.
 
     Args:
-        command: of `rbl`; its commands tell which options take a path.
+        app: `rbl`, whose commands tell which options take a path.
 
     Raises:
         UserError: a control character, or an empty path.
     """
+    if all(word.isprintable() and word and word[-1] != "=" for word in arguments):  # as nearly always
+        return
+    command = typer.main.get_command(app)
     _refuse_control(command, arguments)
     _refuse_empty_paths(command, arguments)
 
@@ -31,8 +36,6 @@ def _refuse_control(command: Any, arguments: Sequence[str]) -> None:
     Raises:
         UserError: some word has one that is not in the name of a file that is there and is read.
     """
-    if all(word.isprintable() for word in arguments):
-        return
     option = ""
     for word in arguments:
         if not option:
