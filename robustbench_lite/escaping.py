@@ -71,10 +71,9 @@ def refuse_control_value(what: str, value: str, *, written: bool = False) -> Non
     left = value
     for begin, end in () if written else spans:
         part = value[begin:end]
-        if (part == value or part == part.strip()) and _is_there(
-            part
-        ):  # specs are read without white space around them
-            left = left.replace(value[begin:end], "")
+        as_read = part == value or part == part.strip()  # specs are read without white space around them
+        if as_read and _is_there(part):
+            left = left.replace(part, "")
     if any(map(_controls, left)):
         refuse_control(what, value)
 

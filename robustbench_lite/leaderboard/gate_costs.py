@@ -71,10 +71,9 @@ def dearer(
     if limits.seconds is not None and same_images:
         pair = _both("time", "seconds", key, old.seconds, new.seconds)
         yield from _grown("time", key, [("time", *pair)], limits.seconds)
+    # where nothing is right untouched, nothing is attacked, and nothing has a cost
     attacked = all(number_of(row["clean"]) > 0 for row in (before, after))
-    if (
-        limits.cost is not None and attacked
-    ):  # where nothing is right untouched, nothing is attacked, and nothing has a cost
+    if limits.cost is not None and attacked:
         pair = _both("speed", "cost", key, old.cost, new.cost)
         if (_kind(old.device[key]), _kind(new.device[key])) not in (("cpu", "cpu"), ("gpu", "gpu")):
             raise UserError(

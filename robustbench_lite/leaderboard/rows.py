@@ -32,6 +32,7 @@ from robustbench_lite.results.statistics import clopper_pearson
 from robustbench_lite.run.evaluate import expected_of
 from robustbench_lite.run.output import read_environment, read_physical, read_run
 from robustbench_lite.run.plan import Plan
+from robustbench_lite.run.run_folder import lost
 from robustbench_lite.zoo import architecture_of
 
 _DIGITS = 6
@@ -64,10 +65,7 @@ def found_in(folder: Path) -> Found:
     records, timings, diagnostics = read_run(folder)
     data, images = data_of(folder), images_of(folder)
     if not data:
-        raise UserError(
-            f"{str(folder / 'environment.json')!r} is missing or damaged, and tells which weights and data were evaluated; run"
-            " the same evaluation again"
-        )
+        raise lost(folder / "environment.json", "which weights and data were evaluated")
     digest = slice_digest(data, images)
     told = Told(
         environment=read_environment(folder), slice=digest, plan=_plan(folder), timings=timings,

@@ -96,8 +96,8 @@ def _made(attempt: Attempt, reporter: Reporter, seconds: float) -> list[Diagnost
     reporter.begin(f"checks on {attempt.subject.name}, {attempt.threat_text}", 0)
     subject, tape, budget = attempt.subject, attempt.tape, Budget(max(seconds, LEAST), tell=tell)
     rows = [ran.rows for _, ran in attempt.cells]
+    left = list(zip(rows, attempt.left, strict=True))
     own = [known(pd.concat(filled))] if (filled := [frame for frame in rows if len(frame)]) else []
-    own, left = [frame for frame in own if len(frame)], list(zip(rows, attempt.left, strict=True))
     if subject.bare is not None:  # the gradients of the system itself; what cameras break is no sign of masking
         subject, own, left = replace(subject.bare, shapes=subject.shapes), [], []
         tape = Tape(subject=subject)

@@ -74,8 +74,7 @@ def best_cure(subject: Subject) -> Cured | None:
     """
     classes, pixels = list(_of_classes(subject)), list(_of_pixels(subject))
     count = len(classes) + len(pixels)
-    much = _much(len(subject.labels.unique()))
-    found = [_set_against(cure, before, after, count) for cure, before, after in classes if after.right.mean() >= much]
+    found = [_set_against(cure, before, after, count) for cure, before, after in classes]
     some, more = (_spread(len(subject.indices), wanted) for wanted in (_first(subject), MOST))
     promising = _promising(subject, pixels, some)
     if promising:

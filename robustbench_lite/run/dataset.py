@@ -56,9 +56,8 @@ def expected_of(models: Iterable[str]) -> Expected:
             spec = specs.parse_source(text)
             if (count := _classes(spec)) is not None:
                 classes[text] = count
-            if (
-                recipe := preprocessing(text)
-            ) is not None and "resize" not in spec.options:  # then it resizes by itself
+            resizes = "resize" in spec.options  # by itself
+            if not resizes and (recipe := preprocessing(text)) is not None:
                 (recipes if _applies(recipe) else others)[text] = recipe
                 own |= {text} if _fetched(spec) else set()
     return Expected(classes=classes, recipes=recipes, others=others, own=frozenset(own))

@@ -48,6 +48,8 @@ from robustbench_lite.run.treatment import hides, treatment
 _LEFT = 3600
 #: what a clock tells of the work, and the units that were measured beside it
 _MEASURED = ("seconds", "busy_seconds", "unit_forward", "unit_gradient")
+#: the folder of what the checks found
+_CHECKS = "checks"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "scikit-learn")
 
 
@@ -74,7 +76,7 @@ class Output:
     @property
     def checks(self) -> Path | None:
         """Where it is kept what the checks found; see `run.checks`."""
-        return None if self.folder is None else self.folder / "checks"
+        return None if self.folder is None else self.folder / _CHECKS
 
     @property
     def threads(self) -> int | None:
@@ -92,7 +94,7 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
             _sweep(self.folder)
             if self._fresh:
-                shutil.rmtree(self.folder / "checks", ignore_errors=True)
+                shutil.rmtree(self.folder / _CHECKS, ignore_errors=True)
             self._state()
 
     def _state(self) -> None:

@@ -29,6 +29,11 @@ _WHO = frozenset({"dataset", "model", "defense", "threat", "attack", "key", "lab
 _FLAGS = frozenset({"adaptive"})
 
 
+def lost(path: Path, tells: str) -> UserError:
+    """The error for a file of a run that cannot be done without."""
+    return UserError(f"{cut(str(path))!r} is missing or damaged, and tells {tells}; run the same evaluation again")
+
+
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Records, timings and diagnostics of a finished or broken-off run, from the folder alone.
 
@@ -46,10 +51,7 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         raise missing("folder", folder)
     timings, chosen = read_timings(folder), _indices(folder)
     if chosen is None and len(timings):
-        raise UserError(
-            f"{cut(str(folder / 'slice.json'))!r} is missing or damaged, and tells which images were evaluated; run the same"
-            " evaluation again"
-        )
+        raise lost(folder / "slice.json", "which images were evaluated")
     if chosen is None:
         raise UserError(f"{cut(str(folder))!r} holds no run; give the folder that rbl evaluate --out wrote")
     if not len(timings):
